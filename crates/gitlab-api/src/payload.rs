@@ -1,0 +1,418 @@
+//! The job payload: answer of `POST jobs/request`.
+//!
+//! Unknown fields are ignored, missing and null ones take their default, as GitLab Runner does. What gantry cannot
+//! do yet is found here, once, and travels by name in [`job::Job::unsupported`].
+
+use job::{Secret, Unsupported};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use std::time::Duration;
+
+/// A job without a (positive) timeout gets GitLab Runner's two hours.
+const DEFAULT_TIMEOUT_SECONDS: u64 = 7200;
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+macro_rules! payload {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct $name { $($(#[$fdoc])* #[serde(deserialize_with = "or_default")] pub $field: $type,)* }
+    )*};
+}
+
+payload! {
+    /// The whole payload. Names and types are those of the parity inventory's job payload.
+    JobResponse {
+        /// Job number.
+        id: u64,
+        /// Job token.
+        token: String,
+        /// Whether to reuse a clone.
+        allow_git_fetch: bool,
+        /// Names and numbers.
+        job_info: JobInfo,
+        /// What to clone.
+        git_info: GitInfo,
+        /// Limits.
+        runner_info: RunnerInfo,
+        /// Ordered variables.
+        variables: Vec<Variable>,
+        /// Steps in order.
+        steps: Vec<Step>,
+        /// Image of the build container.
+        image: Image,
+        /// Services.
+        services: Vec<Image>,
+        /// Archives to upload.
+        artifacts: Vec<Artifact>,
+        /// Caches; known, not done yet.
+        cache: Vec<Value>,
+        /// Logins.
+        credentials: Vec<Credential>,
+        /// Jobs to download from.
+        dependencies: Vec<Dependency>,
+        /// Server features.
+        features: Features,
+        /// External secrets; known, not done yet.
+        secrets: serde_json::Map<String, Value>,
+        /// Hooks; known, not done yet.
+        hooks: Vec<Value>,
+        /// Native steps; known, not done yet.
+        run: String,
+        /// Job inputs; known, not done yet.
+        inputs: Vec<Value>,
+    }
+    /// `job_info`.
+    JobInfo {
+        /// Job name.
+        name: String,
+        /// Stage name.
+        stage: String,
+        /// Pipeline number.
+        pipeline_id: u64,
+        /// Project number.
+        project_id: u64,
+        /// Project name.
+        project_name: String,
+        /// Project path.
+        project_full_path: String,
+    }
+    /// `git_info`.
+    GitInfo {
+        /// URL with credentials.
+        repo_url: String,
+        /// `sha1` or `sha256`.
+        repo_object_format: String,
+        /// Ref name (`ref`).
+        #[serde(rename = "ref")] reference: String,
+        /// Commit.
+        sha: String,
+        /// Commit before.
+        before_sha: String,
+        /// `branch` or `tag`.
+        ref_type: String,
+        /// What to fetch.
+        refspecs: Vec<String>,
+        /// 0 is all.
+        depth: u32,
+        /// Null on old servers.
+        protected: Option<bool>,
+    }
+    /// `runner_info`.
+    RunnerInfo {
+        /// Seconds; 0 or less means the default.
+        timeout: i64,
+        /// Runner's uuid.
+        uuid: String,
+    }
+    /// One of `variables`.
+    Variable {
+        /// Name.
+        key: String,
+        /// Value.
+        value: String,
+        /// May stand in pods.
+        public: bool,
+        /// As a file.
+        file: bool,
+        /// Hidden in logs.
+        masked: bool,
+        /// Not expanded.
+        raw: bool,
+    }
+    /// One of `steps`.
+    Step {
+        /// Name.
+        name: String,
+        /// Commands.
+        script: Vec<String>,
+        /// Seconds, not used by scripts.
+        timeout: u64,
+        /// Condition.
+        when: String,
+        /// Failure does not count.
+        allow_failure: bool,
+    }
+    /// `image` and one of `services`.
+    Image {
+        /// Reference.
+        name: String,
+        /// Host names of a service.
+        alias: String,
+        /// CMD.
+        command: Vec<String>,
+        /// ENTRYPOINT.
+        entrypoint: Vec<String>,
+        /// Ports for the session proxy.
+        ports: Vec<Value>,
+        /// A service's own variables.
+        variables: Vec<Variable>,
+        /// Pull policies.
+        pull_policy: Vec<String>,
+        /// Options per executor.
+        executor_opts: serde_json::Map<String, Value>,
+    }
+    /// One of `artifacts`.
+    Artifact {
+        /// Archive base name.
+        name: String,
+        /// Untracked files too.
+        untracked: bool,
+        /// Globs.
+        paths: Vec<String>,
+        /// Globs to leave out.
+        exclude: Vec<String>,
+        /// Condition.
+        when: String,
+        /// Type.
+        artifact_type: String,
+        /// Format.
+        artifact_format: String,
+        /// Passed on.
+        expire_in: String,
+    }
+    /// One of `credentials`.
+    Credential {
+        /// `registry` or another kind.
+        #[serde(rename = "type")] kind: String,
+        /// Host.
+        url: String,
+        /// User.
+        username: String,
+        /// Password.
+        password: String,
+    }
+    /// One of `dependencies`.
+    Dependency {
+        /// Job number.
+        id: u64,
+        /// Its job token.
+        token: String,
+        /// Its name.
+        name: String,
+        /// Its archive.
+        artifacts_file: ArtifactsFile,
+    }
+    /// `dependencies[].artifacts_file`.
+    ArtifactsFile {
+        /// Empty means none.
+        filename: String,
+        /// Bytes.
+        size: u64,
+    }
+    /// `features`.
+    Features {
+        /// Section markers.
+        trace_sections: bool,
+        /// More prefixes to mask.
+        token_mask_prefixes: Vec<String>,
+        /// Reasons the server knows.
+        failure_reasons: Vec<String>,
+    }
+}
+
+/// Why a payload cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PayloadError {
+    /// A field that must be there is empty.
+    #[error("job payload has no {0}")]
+    Missing(&'static str),
+    /// A word nobody knows.
+    #[error("job payload has unknown {field} \"{value}\"")]
+    UnknownWord {
+        /// Where.
+        field: &'static str,
+        /// What.
+        value: String,
+    },
+}
+
+fn word<T>(field: &'static str, value: &str, parsed: Option<T>) -> Result<T, PayloadError> {
+    parsed.ok_or_else(|| PayloadError::UnknownWord { field, value: value.to_owned() })
+}
+
+impl JobResponse {
+    /// The job that the payload describes.
+    ///
+    /// # Errors
+    /// A payload without number or token, or with a word we do not know where guessing could run the wrong thing.
+    pub fn into_job(self) -> Result<job::Job, PayloadError> {
+        if self.id == 0 {
+            return Err(PayloadError::Missing("id"));
+        }
+        if self.token.is_empty() {
+            return Err(PayloadError::Missing("token"));
+        }
+        let unsupported = self.unsupported();
+        let image = (!self.image.name.is_empty()).then(|| self.image.clone().into_image()).transpose()?;
+        let timeout = u64::try_from(self.runner_info.timeout).ok().filter(|seconds| *seconds > 0);
+        Ok(job::Job {
+            id: self.id,
+            token: Secret::new(self.token),
+            name: self.job_info.name,
+            stage: self.job_info.stage,
+            pipeline_id: self.job_info.pipeline_id,
+            project: job::ProjectInfo {
+                id: self.job_info.project_id,
+                name: self.job_info.project_name,
+                full_path: self.job_info.project_full_path,
+            },
+            git: self.git_info.into_git(),
+            allow_git_fetch: self.allow_git_fetch,
+            timeout: Duration::from_secs(timeout.unwrap_or(DEFAULT_TIMEOUT_SECONDS)),
+            variables: self.variables.into_iter().map(Variable::into_variable).collect(),
+            steps: self.steps.into_iter().map(Step::into_step).collect::<Result<_, _>>()?,
+            image,
+            services: self.services.into_iter().map(Image::into_service).collect::<Result<_, _>>()?,
+            artifacts: self.artifacts.into_iter().map(Artifact::into_artifact).collect::<Result<_, _>>()?,
+            dependencies: self.dependencies.into_iter().map(Dependency::into_dependency).collect(),
+            credentials: self
+                .credentials
+                .into_iter()
+                .filter(|one| one.kind == "registry")
+                .map(Credential::into_credential)
+                .collect(),
+            features: job::Features {
+                trace_sections: self.features.trace_sections,
+                token_mask_prefixes: self.features.token_mask_prefixes,
+                failure_reasons: self.features.failure_reasons,
+            },
+            unsupported,
+        })
+    }
+
+    fn unsupported(&self) -> Vec<Unsupported> {
+        let ports = self.services.iter().chain([&self.image]).any(|image| !image.ports.is_empty());
+        [
+            ("cache", !self.cache.is_empty(), false),
+            ("hooks", !self.hooks.is_empty(), true),
+            ("secrets", !self.secrets.is_empty(), true),
+            ("run", !self.run.is_empty(), true),
+            ("inputs", !self.inputs.is_empty(), true),
+            ("ports of images and services", ports, false),
+        ]
+        .into_iter()
+        .filter(|(_, present, _)| *present)
+        .map(|(what, _, fatal)| Unsupported { what: what.to_owned(), fatal })
+        .collect()
+    }
+}
+
+impl GitInfo {
+    fn into_git(self) -> job::GitInfo {
+        job::GitInfo {
+            repo_url: Secret::new(self.repo_url),
+            reference: self.reference,
+            sha: self.sha,
+            before_sha: self.before_sha,
+            ref_type: if self.ref_type == "tag" { job::RefType::Tag } else { job::RefType::Branch },
+            refspecs: self.refspecs,
+            depth: self.depth,
+            object_format: if self.repo_object_format.is_empty() { "sha1".to_owned() } else { self.repo_object_format },
+            protected: self.protected,
+        }
+    }
+}
+
+impl Variable {
+    fn into_variable(self) -> job::Variable {
+        let Self { key, value, public, file, masked, raw } = self;
+        job::Variable { key, value, public, file, masked, raw }
+    }
+}
+
+impl Step {
+    fn into_step(self) -> Result<job::Step, PayloadError> {
+        let when = word("steps.when", &self.when, job::When::parse(&self.when))?;
+        Ok(job::Step { name: self.name, script: self.script, when, allow_failure: self.allow_failure })
+    }
+}
+
+impl Image {
+    fn into_image(self) -> Result<job::Image, PayloadError> {
+        let policies = self.pull_policy.iter();
+        let pull_policy =
+            policies.map(|text| word("pull_policy", text, job::PullPolicy::parse(text))).collect::<Result<_, _>>()?;
+        let user = self.executor_opts.get("kubernetes").and_then(|options| options.get("user")).and_then(|user| match user {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        Ok(job::Image { name: self.name, entrypoint: self.entrypoint, pull_policy, user })
+    }
+
+    fn into_service(mut self) -> Result<job::Service, PayloadError> {
+        let aliases = self.alias.split([' ', ',', '\t', '\n']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let command = std::mem::take(&mut self.command);
+        let variables = std::mem::take(&mut self.variables).into_iter().map(Variable::into_variable).collect();
+        Ok(job::Service { image: self.into_image()?, aliases, command, variables })
+    }
+}
+
+impl Artifact {
+    fn into_artifact(self) -> Result<job::Artifact, PayloadError> {
+        let when = word("artifacts.when", &self.when, job::When::parse(&self.when))?;
+        let format = word("artifacts.artifact_format", &self.artifact_format, job::ArtifactFormat::parse(&self.artifact_format))?;
+        Ok(job::Artifact {
+            name: self.name,
+            paths: self.paths,
+            exclude: self.exclude,
+            untracked: self.untracked,
+            when,
+            artifact_type: if self.artifact_type.is_empty() { "archive".to_owned() } else { self.artifact_type },
+            format,
+            expire_in: self.expire_in,
+        })
+    }
+}
+
+impl Credential {
+    fn into_credential(self) -> job::Credential {
+        job::Credential { url: self.url, username: self.username, password: Secret::new(self.password) }
+    }
+}
+
+impl Dependency {
+    fn into_dependency(self) -> job::Dependency {
+        job::Dependency {
+            id: self.id,
+            token: Secret::new(self.token),
+            name: self.name,
+            filename: self.artifacts_file.filename,
+            size: self.artifacts_file.size,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{JobResponse, PayloadError};
+    use serde_json::json;
+
+    #[test]
+    fn nulls_and_unknown_fields_do_not_disturb() {
+        let payload: JobResponse = serde_json::from_value(json!({
+            "id": 7, "token": "t", "future": {"x": 1}, "variables": null, "image": {"name": "alpine", "entrypoint": null},
+            "services": [{"name": "redis", "alias": "db, cache"}], "runner_info": {"timeout": 0},
+            "steps": [{"name": "script", "script": ["true"], "when": "on_success"}], "cache": [{"key": "a"}],
+        }))
+        .unwrap();
+        let job = payload.into_job().unwrap();
+        assert_eq!(job.timeout.as_secs(), 7200);
+        assert_eq!(job.services[0].aliases, ["db", "cache"]);
+        assert_eq!(job.unsupported[0].what, "cache");
+        assert!(!job.unsupported[0].fatal);
+    }
+
+    #[test]
+    fn a_payload_that_cannot_be_right_is_refused() {
+        let parse = |value| serde_json::from_value::<JobResponse>(value).unwrap().into_job().unwrap_err();
+        assert_eq!(parse(json!({"id": 1})), PayloadError::Missing("token"));
+        let error = parse(json!({"id": 1, "token": "t", "steps": [{"name": "script", "when": "sometimes"}]}));
+        assert_eq!(error.to_string(), "job payload has unknown steps.when \"sometimes\"");
+    }
+}
