@@ -1,0 +1,112 @@
+//! What the user can say on the command line.
+//!
+//! Exit codes are those of `gantry ci --help`; clap's own usage errors end with 2 as well.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The pipeline failed.
+pub const EXIT_FAILED: u8 = 1;
+/// The configuration, the arguments or this machine do not allow a run.
+pub const EXIT_CONFIGURATION: u8 = 2;
+/// A manual job blocks the pipeline.
+pub const EXIT_BLOCKED: u8 = 3;
+/// The user pressed Ctrl-C.
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// GitLab CI jobs as Kubernetes pods.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, about, arg_required_else_help = true)]
+pub struct GantryCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this repository's .gitlab-ci.yml in pods on this machine
+    Ci(CiArguments),
+    /// Ask GitLab for jobs and run them as pods (the manager)
+    Run(RunArguments),
+    /// Run the embedded node alone, with a Kubernetes API for managers and kubectl
+    Node(NodeArguments),
+}
+
+/// Arguments of `gantry ci`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 success, 1 a job failed, 2 bad configuration, 3 blocked by a manual job, 130 interrupted")]
+pub struct CiArguments {
+    /// Jobs to run, with the jobs they need; all when none is named
+    pub jobs: Vec<String>,
+    /// Pipeline file, relative to the top of the repository
+    #[arg(long, default_value = ".gitlab-ci.yml", value_name = "PATH")]
+    pub file: String,
+    /// Image of jobs that name none; `host` means this machine's own programs
+    #[arg(long, default_value = "host", value_name = "IMAGE")]
+    pub image_default: String,
+    /// Set a pipeline variable (may be repeated)
+    #[arg(long = "var", value_name = "KEY=VALUE", value_parser = parse_variable)]
+    pub variables: Vec<(String, String)>,
+    /// Print one JSON object with the result on standard output; logs go to standard error
+    #[arg(long)]
+    pub json: bool,
+    /// Keep traces and artifacts and say where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Directory that jobs on the host image see read-only at its own place (may be repeated)
+    #[arg(long = "host-path", value_name = "DIR")]
+    pub host_paths: Vec<PathBuf>,
+    /// Say what was mounted into the host image and what gantry itself does
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Arguments of `gantry run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Configuration file, GitLab Runner's config.toml
+    #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `gantry node`.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    /// Where to write a kubeconfig for kubectl and managers
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address the Kubernetes API listens at
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
+    pub listen: std::net::SocketAddr,
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a variable is written KEY=VALUE")?;
+    let well_named = key.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !well_named {
+        return Err(format!("{key:?} is not the name of a variable: letters, digits and _ are"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GantryCommand, parse_variable};
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        GantryCommand::command().debug_assert();
+    }
+
+    #[test]
+    fn variables_are_checked() {
+        assert_eq!(parse_variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert!(parse_variable("A").is_err());
+        assert!(parse_variable("1A=x").is_err());
+        assert!(parse_variable("=x").is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! Archives up and down, streamed: an archive of any size takes a buffer's worth of memory.
+
+use crate::{Call, Client, ClientError, transport};
+use futures::StreamExt;
+use gitlab_api::{artifacts, headers};
+use job::{JobId, Secret};
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+/// One try of a transfer ends after this, however slow the peer is (row "transport: timeouts": 60 min a request).
+const TRANSFER: Duration = Duration::from_secs(3600);
+const UPLOAD_TRIES: u32 = 3;
+const UPLOAD_TRIES_BUSY: u32 = 6;
+const DOWNLOAD_TRIES: u32 = 3;
+
+/// Why an archive did not go over.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// 413.
+    #[error("the archive is larger than GitLab allows")]
+    TooLarge,
+    /// 401 or 403.
+    #[error("GitLab refused the transfer (status {0})")]
+    Refused(u16),
+    /// 404.
+    #[error("GitLab has no such archive")]
+    NotFound,
+    /// The file on our side.
+    #[error("failed to read or write {path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl ArtifactError {
+    fn is_final(&self) -> bool {
+        matches!(self, Self::TooLarge | Self::Refused(_) | Self::NotFound | Self::File { .. })
+    }
+}
+
+impl Client {
+    /// Uploads the file at `archive` under the name `filename`; 3 tries, 6 while the server is busy (503).
+    ///
+    /// # Errors
+    /// What the last try ended with.
+    pub async fn upload_artifact(
+        &self,
+        job: (JobId, &Secret),
+        query: &artifacts::UploadQuery,
+        filename: &str,
+        archive: &Path,
+    ) -> Result<(), ArtifactError> {
+        let mut tries = 1;
+        loop {
+            let error = match self.upload_once(job, query, filename, archive).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let busy = matches!(&error, ArtifactError::Client(ClientError::Status { status: 503, .. }));
+            if error.is_final() || tries >= if busy { UPLOAD_TRIES_BUSY } else { UPLOAD_TRIES } {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_secs(u64::from(tries).min(5))).await;
+            tries += 1;
+        }
+    }
+
+    async fn upload_once(
+        &self,
+        (id, token): (JobId, &Secret),
+        query: &artifacts::UploadQuery,
+        filename: &str,
+        archive: &Path,
+    ) -> Result<(), ArtifactError> {
+        let call = Call::new("POST", &artifacts::path(id));
+        let on_file = |source| ArtifactError::File { path: archive.display().to_string(), source };
+        let file = tokio::fs::File::open(archive).await.map_err(on_file)?;
+        let length = file.metadata().await.map_err(on_file)?.len();
+        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024));
+        let part = reqwest::multipart::Part::stream_with_length(body, length)
+            .file_name(filename.to_owned())
+            .mime_str("application/octet-stream")
+            .map_err(|source| call.transport(source))?;
+        let form = reqwest::multipart::Form::new().part("file", part);
+        let request = self.http.post(call.url(&self.base)).timeout(TRANSFER).query(query).header(headers::JOB_TOKEN, token.expose());
+        let response = request.multipart(form).send().await.map_err(|source| call.transport(source))?;
+        match response.status().as_u16() {
+            200 | 201 => Ok(()),
+            413 => Err(ArtifactError::TooLarge),
+            status @ (401 | 403) => Err(ArtifactError::Refused(status)),
+            404 => Err(ArtifactError::NotFound),
+            _ => Err(transport::unexpected(&call, response).await.into()),
+        }
+    }
+
+    /// Downloads the archive of a job into the file `into`; 3 tries.
+    ///
+    /// # Errors
+    /// What the last try ended with.
+    pub async fn download_artifact(&self, job: (JobId, &Secret), into: &Path) -> Result<(), ArtifactError> {
+        let mut tries = 1;
+        loop {
+            match self.download_once(job, into).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_final() || tries >= DOWNLOAD_TRIES => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+            tries += 1;
+        }
+    }
+
+    async fn download_once(&self, (id, token): (JobId, &Secret), into: &Path) -> Result<(), ArtifactError> {
+        let call = Call::new("GET", &artifacts::path(id));
+        let on_file = |source| ArtifactError::File { path: into.display().to_string(), source };
+        let request = self.http.get(call.url(&self.base)).timeout(TRANSFER).header(headers::JOB_TOKEN, token.expose());
+        let response = request.send().await.map_err(|source| call.transport(source))?;
+        match response.status().as_u16() {
+            200 => {}
+            status @ (401 | 403) => return Err(ArtifactError::Refused(status)),
+            404 => return Err(ArtifactError::NotFound),
+            _ => return Err(transport::unexpected(&call, response).await.into()),
+        }
+        let mut file = tokio::fs::File::create(into).await.map_err(on_file)?;
+        let mut body = response.bytes_stream();
+        while let Some(chunk) = body.next().await {
+            file.write_all(&chunk.map_err(|source| call.transport(source))?).await.map_err(on_file)?;
+        }
+        file.flush().await.map_err(on_file)
+    }
+}

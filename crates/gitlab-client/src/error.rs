@@ -1,0 +1,37 @@
+//! What can go wrong with a call, by what the caller does about it.
+
+/// A call that did not give an answer the caller can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address in the configuration makes no sense.
+    #[error("GitLab address \"{0}\" must begin with http:// or https://")]
+    Address(String),
+    /// The trust anchors or the pool could not be set up.
+    #[error("failed to set up the connection to GitLab")]
+    SetUp(#[source] reqwest::Error),
+    /// 403: the token is not (or no longer) valid.
+    #[error("{call}: the token is not accepted")]
+    Forbidden {
+        /// Method and path.
+        call: String,
+    },
+    /// A status that the call does not allow.
+    #[error("{call}: status {status}{message}")]
+    Status {
+        /// Method and path.
+        call: String,
+        /// HTTP status.
+        status: u16,
+        /// What the server said, cut, with a leading blank and parentheses, or empty.
+        message: String,
+    },
+    /// No or no whole answer.
+    #[error("{call}: no answer")]
+    Transport {
+        /// Method and path.
+        call: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+}

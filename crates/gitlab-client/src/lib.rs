@@ -1,0 +1,207 @@
+//! Calls GitLab's runner API: the manager asks for jobs, the agent reports on one.
+//!
+//! Each call returns what the caller has to decide on (accepted, resynchronise, gone) as a value; only what it cannot
+//! decide on is an error. Short-lived trouble (408, 429, 5xx) is retried here, as GitLab Runner's transport does (row
+//! "transport: retry layer" of the parity inventory: 5 tries, `Retry-After` honoured); network errors are the
+//! caller's loop. Names are resolved by hickory, never through libc, because the agent is a static program.
+
+mod artifacts;
+mod error;
+mod transport;
+
+pub use artifacts::ArtifactError;
+pub use error::ClientError;
+
+use bytes::Bytes;
+use gitlab_api::{JobRequest, JobResponse, UpdateJob, headers, request_job, runner, trace, update_job};
+use job::{JobId, RemoteState, Secret};
+use std::time::Duration;
+
+/// How to reach GitLab.
+#[derive(Clone, Debug, Default)]
+pub struct ClientConfig {
+    /// Address, without `/api/v4`.
+    pub url: String,
+    /// PEM certificates to trust besides the public ones.
+    pub ca_pem: Option<String>,
+    /// `User-Agent`.
+    pub user_agent: String,
+}
+
+/// A connection pool to one GitLab.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// Answer to a request for a job.
+#[derive(Clone, Debug, Default)]
+pub struct Requested {
+    /// The job, if there was one.
+    pub job: Option<Box<JobResponse>>,
+    /// Version of the queue, to be sent with the next request.
+    pub last_update: Option<String>,
+}
+
+/// What the server says beside the status of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hints {
+    /// The job's state there.
+    pub remote: RemoteState,
+    /// How often it wants trace.
+    pub update_interval: Option<Duration>,
+}
+
+/// What became of a `PUT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateOutcome {
+    /// 200.
+    Accepted,
+    /// 202: the trace is being checked, ask again.
+    StillChecking,
+    /// 412: the trace there is not ours, send it again from 0.
+    TraceMismatch,
+    /// 403 or 404: the job is no longer ours.
+    Gone,
+}
+
+/// What became of a `PATCH`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchOutcome {
+    /// 202.
+    Accepted,
+    /// 416: the server has this many bytes, go on from there.
+    Resync(u64),
+    /// 404: nobody wants the trace any more.
+    Gone,
+    /// 403: the job is no longer ours.
+    Forbidden,
+}
+
+impl Client {
+    /// Makes the pool; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the address or a certificate cannot be read.
+    pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
+        let address = config.url.trim_end_matches('/');
+        let address = address.strip_suffix("/ci").unwrap_or(address);
+        if !address.starts_with("http://") && !address.starts_with("https://") {
+            return Err(ClientError::Address(config.url.clone()));
+        }
+        Ok(Self { http: transport::pool(config)?, base: format!("{address}/api/v4") })
+    }
+
+    /// Asks for a job; the server may hold the request for most of a minute.
+    ///
+    /// # Errors
+    /// [`ClientError::Forbidden`] when the token is not known.
+    pub async fn request_job(&self, token: &Secret, request: &JobRequest) -> Result<Requested, ClientError> {
+        let call = Call::new("POST", request_job::PATH);
+        let response = transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request)).await?;
+        let last_update = transport::header(&response, headers::LAST_UPDATE).map(str::to_owned);
+        match response.status().as_u16() {
+            204 => Ok(Requested { job: None, last_update }),
+            201 => {
+                let job = response.json().await.map_err(|source| call.transport(source))?;
+                Ok(Requested { job: Some(Box::new(job)), last_update })
+            }
+            403 => Err(ClientError::Forbidden { call: call.name() }),
+            _ => Err(transport::unexpected(&call, response).await),
+        }
+    }
+
+    /// Whether the server knows the runner; `info` must be complete, because the server keeps its features.
+    ///
+    /// # Errors
+    /// Anything but a clear yes or no.
+    pub async fn verify_runner(&self, token: &Secret, info: &runner::Info, system_id: &str) -> Result<bool, ClientError> {
+        let call = Call::new("POST", "runners/verify");
+        let body = serde_json::json!({"token": token.expose(), "system_id": system_id, "info": info});
+        let response = transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body)).await?;
+        match response.status().as_u16() {
+            200 => Ok(true),
+            403 => Ok(false),
+            _ => Err(transport::unexpected(&call, response).await),
+        }
+    }
+
+    /// Confirms a job, keeps it alive, or reports how it ended.
+    ///
+    /// # Errors
+    /// When the server could not be asked, or answered something it should not.
+    pub async fn update_job(&self, id: JobId, token: &Secret, body: &UpdateJob) -> Result<(UpdateOutcome, Hints), ClientError> {
+        let call = Call::new("PUT", &update_job::path(id));
+        let make = || self.http.put(call.url(&self.base)).timeout(transport::CALL).header(headers::JOB_TOKEN, token.expose()).json(body);
+        let response = transport::send(&call, make).await?;
+        let hints = transport::hints(&response);
+        let outcome = match response.status().as_u16() {
+            200 => UpdateOutcome::Accepted,
+            202 => UpdateOutcome::StillChecking,
+            412 => UpdateOutcome::TraceMismatch,
+            403 | 404 => UpdateOutcome::Gone,
+            _ => return Err(transport::unexpected(&call, response).await),
+        };
+        Ok((outcome, hints))
+    }
+
+    /// Appends `bytes` (not empty, at most 1 MiB) to the trace at `start`.
+    ///
+    /// # Errors
+    /// When the server could not be asked, or answered something it should not.
+    pub async fn patch_trace(&self, id: JobId, token: &Secret, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
+        let call = Call::new("PATCH", &trace::path(id, false));
+        let make = || {
+            self.http
+                .patch(call.url(&self.base))
+                .timeout(transport::CALL)
+                .header(headers::JOB_TOKEN, token.expose())
+                .header(headers::CONTENT_RANGE, trace::content_range(start, bytes.len()))
+                .header("Content-Type", "text/plain")
+                .body(bytes.clone())
+        };
+        let response = transport::send(&call, make).await?;
+        let hints = transport::hints(&response);
+        let outcome = match response.status().as_u16() {
+            200 | 202 => PatchOutcome::Accepted,
+            416 => match transport::header(&response, headers::RANGE).and_then(trace::parse_range) {
+                Some(at) => PatchOutcome::Resync(at),
+                None => return Err(transport::unexpected(&call, response).await),
+            },
+            404 => PatchOutcome::Gone,
+            403 => PatchOutcome::Forbidden,
+            _ => return Err(transport::unexpected(&call, response).await),
+        };
+        Ok((outcome, hints))
+    }
+
+    fn post(&self, call: &Call) -> reqwest::RequestBuilder {
+        self.http.post(call.url(&self.base)).timeout(transport::LONG_CALL)
+    }
+}
+
+/// Method and path of a call, for errors; never a token.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    method: &'static str,
+    path: String,
+}
+
+impl Call {
+    fn new(method: &'static str, path: &str) -> Self {
+        Self { method, path: path.to_owned() }
+    }
+
+    fn url(&self, base: &str) -> String {
+        format!("{base}/{}", self.path)
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn transport(&self, source: reqwest::Error) -> ClientError {
+        ClientError::Transport { call: self.name(), source: source.without_url() }
+    }
+}

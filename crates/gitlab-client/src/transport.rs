@@ -1,0 +1,88 @@
+//! One pool, one retry rule, one way to read an answer.
+
+use crate::{Call, ClientConfig, ClientError, Hints};
+use gitlab_api::headers;
+use job::RemoteState;
+use reqwest::{RequestBuilder, Response};
+use std::time::Duration;
+
+/// Limit of an ordinary call.
+pub const CALL: Duration = Duration::from_secs(60);
+/// Limit of a call that the server may hold (row "transport: timeouts": 10 min until the headers).
+pub const LONG_CALL: Duration = Duration::from_secs(600);
+const CONNECT: Duration = Duration::from_secs(30);
+const TRIES: u32 = 5;
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The server may ask for another trace interval, up to this.
+const LONGEST_INTERVAL: u64 = 15 * 60;
+const LONGEST_MESSAGE: usize = 300;
+
+pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
+    // A second call finds the provider installed, which is what we want.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(config.user_agent.clone());
+    if let Some(pem) = &config.ca_pem {
+        for certificate in reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(ClientError::SetUp)? {
+            builder = builder.add_root_certificate(certificate);
+        }
+        use rustls::pki_types::pem::PemObject;
+        roots.add_parsable_certificates(rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+    }
+    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    builder.tls_backend_preconfigured(tls).build().map_err(ClientError::SetUp)
+}
+
+/// Sends what `make` makes, again on short-lived trouble; the body is made anew for each try.
+pub async fn send(call: &Call, make: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+    let mut wait = FIRST_WAIT;
+    for attempt in 1.. {
+        let request_id = uuid::Uuid::new_v4().simple().to_string();
+        let response = make().header(headers::REQUEST_ID, request_id).send().await.map_err(|source| call.transport(source))?;
+        if attempt == TRIES || !is_short_lived(response.status().as_u16()) {
+            return Ok(response);
+        }
+        let asked = header(&response, "Retry-After").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
+        tracing::debug!(call = call.name(), status = response.status().as_u16(), pause_ms = pause.as_millis(), "GitLab is busy");
+        tokio::time::sleep(pause).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+    unreachable!("the loop above ends with its last try")
+}
+
+fn is_short_lived(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504) || status >= 512
+}
+
+pub fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+pub fn hints(response: &Response) -> Hints {
+    let seconds = header(response, headers::TRACE_UPDATE_INTERVAL).and_then(|text| text.parse::<u64>().ok());
+    Hints {
+        remote: header(response, headers::JOB_STATUS).map_or(RemoteState::Running, RemoteState::parse),
+        update_interval: seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.min(LONGEST_INTERVAL))),
+    }
+}
+
+/// The error for a status that the call does not allow, with the server's own words when it has some.
+pub async fn unexpected(call: &Call, mut response: Response) -> ClientError {
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while body.len() < 16 * 1024 {
+        match tokio::time::timeout(Duration::from_secs(5), response.chunk()).await {
+            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
+            _ => break,
+        }
+    }
+    let json: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let words = json.as_ref().and_then(|value| value.get("message")).map(|message| match message {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    let message = words.map(|text| format!(" ({})", text.chars().take(LONGEST_MESSAGE).collect::<String>())).unwrap_or_default();
+    ClientError::Status { call: call.name(), status, message }
+}

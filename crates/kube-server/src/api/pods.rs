@@ -1,0 +1,53 @@
+//! What the kubelet serves of a pod: its logs.
+
+use super::{Request, Server};
+use crate::{ApiError, LogOptions, PodRef};
+use axum::body::Body;
+use axum::http::Method;
+use axum::response::Response;
+use serde_json::Value;
+
+/// `GET pods/NAME/log`.
+pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiError> {
+    if request.method != Method::GET {
+        return Err(ApiError::method_not_allowed("a log can only be read"));
+    }
+    let target = &request.target;
+    let name = target.name.as_deref().unwrap_or_default();
+    let pod = server.store.get(target.kind, target.namespace(), name)?;
+    let query = &request.query;
+    let options = LogOptions {
+        container: container(&pod, query.get("container"))?,
+        follow: query.is_true("follow"),
+        tail_lines: query.number("tailLines")?,
+        timestamps: query.is_true("timestamps"),
+        limit_bytes: query.number("limitBytes")?,
+    };
+    let uid = pod.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let pod = PodRef { namespace: target.namespace().to_owned(), name: name.to_owned(), uid };
+    let stream = server.backend.logs(pod, options).await?;
+    Response::builder()
+        .header("content-type", "text/plain")
+        .body(Body::from_stream(stream))
+        .map_err(|error| ApiError::internal(format!("failed to answer with the log: {error}")))
+}
+
+/// The container that is meant: the one named, or the only one.
+fn container(pod: &Value, named: Option<&str>) -> Result<String, ApiError> {
+    let names: Vec<_> = ["containers", "initContainers"]
+        .iter()
+        .filter_map(|list| pod["spec"][*list].as_array())
+        .flatten()
+        .filter_map(|container| container["name"].as_str())
+        .collect();
+    let pod_name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    match (named.filter(|name| !name.is_empty()), names.as_slice()) {
+        (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
+        (Some(name), _) => Err(ApiError::bad_request(format!("container {name} is not valid for pod {pod_name}"))),
+        (None, [only]) => Ok((*only).to_owned()),
+        (None, names) => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+            names.join(" ")
+        ))),
+    }
+}

@@ -1,0 +1,83 @@
+//! Watches: one JSON object per line, as long as the client listens.
+
+use super::{Request, objects};
+use crate::{ApiError, Kind, Store, WatchFrom};
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::time::Duration;
+
+/// A watch without `timeoutSeconds` ends after this, so that a forgotten one does not stay for ever.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// How often a client that asked for bookmarks learns the newest version.
+const BOOKMARK: Duration = Duration::from_secs(60);
+
+/// Answers `watch=true`.
+pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
+    let kind = request.target.kind;
+    let initial = request.query.is_true("sendInitialEvents");
+    let from = match request.query.number("resourceVersion")? {
+        Some(version) if version > 0 && !initial => WatchFrom::Version(version),
+        _ => WatchFrom::Now,
+    };
+    let version = store.version();
+    let events = store.watch(kind, request.target.namespace.as_deref(), objects::selectors(request)?, from)?;
+    let bookmarks = request.query.is_true("allowWatchBookmarks");
+    let limit = request.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(64);
+    let store = store.clone();
+    tokio::spawn(async move {
+        let mut first_left = events.first_len();
+        let mut events = events;
+        let deadline = tokio::time::sleep(limit);
+        tokio::pin!(deadline);
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
+        let mut announced = !(initial && bookmarks);
+        loop {
+            if !announced && first_left == 0 {
+                announced = true;
+                let last = bookmark(kind, version, true);
+                if sender.send(Ok(line(&last))).await.is_err() {
+                    return;
+                }
+            }
+            let next = tokio::select! {
+                () = &mut deadline => return,
+                () = sender.closed() => return,
+                _ = ticks.tick(), if bookmarks && announced => line(&bookmark(kind, store.version(), false)),
+                event = events.next() => match event {
+                    None => return,
+                    Some(Ok(event)) => line(&json!({"type": event.word(), "object": &**event.object()})),
+                    Some(Err(error)) => {
+                        let _ = sender.send(Ok(line(&json!({"type": "ERROR", "object": error.to_status()})))).await;
+                        return;
+                    }
+                },
+            };
+            first_left = first_left.saturating_sub(1);
+            if sender.send(Ok(next)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    Response::builder()
+        .header("content-type", "application/json")
+        .body(body)
+        .map_err(|error| ApiError::internal(format!("failed to answer the watch: {error}")))
+}
+
+fn line(value: &Value) -> Bytes {
+    let mut text = value.to_string();
+    text.push('\n');
+    Bytes::from(text)
+}
+
+fn bookmark(kind: Kind, version: u64, initial_end: bool) -> Value {
+    let annotations = if initial_end { json!({"k8s.io/initial-events-end": "true"}) } else { json!({}) };
+    json!({"type": "BOOKMARK", "object": {"kind": kind.name(), "apiVersion": kind.api_version(),
+        "metadata": {"resourceVersion": version.to_string(), "annotations": annotations}}})
+}

@@ -1,0 +1,263 @@
+//! The objects: one map, one version counter, one lock.
+//!
+//! Every write takes the lock, bumps the global resource version and hands the change to all watchers, so that their
+//! order is the order of the versions. Objects are shared by `Arc`: a list of 10,000 pods copies pointers. History
+//! is bounded; who asks for an older version, or reads too slowly, gets `410 Expired` and lists again, as with the
+//! real server.
+
+mod events;
+mod watch;
+
+pub use events::PodEvent;
+pub use watch::{Watch, WatchEvent, WatchFrom};
+
+use crate::{ApiError, Kind, Selectors, defaults, validate};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::broadcast;
+use watch::Change;
+
+/// How many changes are kept for watchers that come later.
+const HISTORY: usize = 4096;
+
+type Key = (Kind, String, String);
+
+/// How a delete is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Seconds a pod has to end; `None` means the pod's own.
+    pub grace_period_seconds: Option<i64>,
+    /// Only this very object.
+    pub uid: Option<String>,
+    /// Only this very version.
+    pub resource_version: Option<String>,
+}
+
+/// All objects.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Mutex<Inner>>,
+    changes: broadcast::Sender<Arc<Change>>,
+}
+
+struct Inner {
+    objects: BTreeMap<Key, Arc<Value>>,
+    version: u64,
+    history: VecDeque<Arc<Change>>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store {
+    /// A store with the namespaces `default` and `kube-system`.
+    pub fn new() -> Self {
+        let (changes, _) = broadcast::channel(HISTORY);
+        let inner = Inner { objects: BTreeMap::new(), version: 0, history: VecDeque::new() };
+        let store = Self { inner: Arc::new(Mutex::new(inner)), changes };
+        for namespace in ["default", "kube-system"] {
+            let made = store.create(Kind::Namespace, "", json!({"metadata": {"name": namespace}}));
+            debug_assert!(made.is_ok(), "a new store has no namespaces yet");
+        }
+        store
+    }
+
+    /// Adds an object; name, uid, times, version and defaults are filled in.
+    ///
+    /// # Errors
+    /// Taken name, missing namespace, or an object that breaks a rule.
+    pub fn create(&self, kind: Kind, namespace: &str, mut object: Value) -> Result<Arc<Value>, ApiError> {
+        let name = defaults::identity(kind, namespace, &mut object)?;
+        defaults::fill(kind, &mut object);
+        validate::object(kind, &object)?;
+        let created = {
+            let mut inner = self.lock();
+            if kind.is_namespaced() && !inner.objects.contains_key(&key(Kind::Namespace, "", namespace)) {
+                return Err(ApiError::not_found("namespaces", namespace));
+            }
+            let key = key(kind, namespace, &name);
+            if inner.objects.contains_key(&key) {
+                return Err(ApiError::already_exists(kind.resource(), &name));
+            }
+            self.put(&mut inner, key, object, None)
+        };
+        if kind == Kind::Namespace {
+            let account = json!({"metadata": {"name": "default"}});
+            self.create(Kind::ServiceAccount, &name, account)?;
+        }
+        Ok(created)
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Arc<Value>, ApiError> {
+        let found = self.lock().objects.get(&key(kind, namespace, name)).cloned();
+        found.ok_or_else(|| ApiError::not_found(kind.resource(), name))
+    }
+
+    /// The selected objects of a namespace (or all), in the order of their names, and the version they are of.
+    pub fn list(&self, kind: Kind, namespace: Option<&str>, selectors: &Selectors) -> (Vec<Arc<Value>>, u64) {
+        let inner = self.lock();
+        (inner.select(kind, namespace).filter(|object| selectors.matches(object)).cloned().collect(), inner.version)
+    }
+
+    /// Changes one object in one step; nothing is written when `change` leaves it as it is.
+    ///
+    /// # Errors
+    /// What `change` says, a missing object, or a result that breaks a rule.
+    pub fn update(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        change: impl FnOnce(&mut Value) -> Result<(), ApiError>,
+    ) -> Result<Arc<Value>, ApiError> {
+        let mut inner = self.lock();
+        let key = key(kind, namespace, name);
+        let before = inner.objects.get(&key).cloned().ok_or_else(|| ApiError::not_found(kind.resource(), name))?;
+        let mut after = (*before).clone();
+        change(&mut after)?;
+        validate::unchanged_identity(kind, &before, &after)?;
+        validate::object(kind, &after)?;
+        if after == *before {
+            return Ok(before);
+        }
+        Ok(self.put(&mut inner, key, after, Some(before)))
+    }
+
+    /// Deletes an object. A pod that runs on a node is only marked; the node ends it and calls [`Store::remove`].
+    ///
+    /// # Errors
+    /// A missing object or a precondition that does not hold.
+    pub fn delete(&self, kind: Kind, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Arc<Value>, ApiError> {
+        let object = self.get(kind, namespace, name)?;
+        let is = |pointer: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| object.pointer(pointer).and_then(Value::as_str) == Some(wanted))
+        };
+        if !is("/metadata/uid", &options.uid) || !is("/metadata/resourceVersion", &options.resource_version) {
+            return Err(ApiError::conflict(kind.resource(), name, "the precondition does not hold"));
+        }
+        let own_grace = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+        let grace = options.grace_period_seconds.unwrap_or(own_grace).max(0);
+        let on_node = object.pointer("/spec/nodeName").and_then(Value::as_str).is_some_and(|node| !node.is_empty());
+        if kind == Kind::Pod && on_node && grace > 0 {
+            return self.update(kind, namespace, name, |pod| {
+                let metadata = &mut pod["metadata"];
+                let shorter = metadata["deletionGracePeriodSeconds"].as_i64().is_none_or(|before| grace < before);
+                if shorter {
+                    metadata["deletionTimestamp"] = json!(defaults::now());
+                    metadata["deletionGracePeriodSeconds"] = json!(grace);
+                }
+                Ok(())
+            });
+        }
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if kind == Kind::Namespace {
+            self.empty_namespace(name);
+        }
+        self.remove(kind, namespace, name, &uid).ok_or_else(|| ApiError::not_found(kind.resource(), name))
+    }
+
+    /// Takes an object away for good, if it still is the one with `uid`.
+    pub fn remove(&self, kind: Kind, namespace: &str, name: &str, uid: &str) -> Option<Arc<Value>> {
+        let mut inner = self.lock();
+        let key = key(kind, namespace, name);
+        if inner.objects.get(&key)?.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) {
+            return None;
+        }
+        let before = inner.objects.remove(&key)?;
+        inner.version += 1;
+        let mut last = (*before).clone();
+        last["metadata"]["resourceVersion"] = json!(inner.version.to_string());
+        let last = Arc::new(last);
+        self.publish(&mut inner, Change { kind, version: 0, object: last.clone(), previous: Some(before), deleted: true });
+        Some(last)
+    }
+
+    /// Changes of the selected objects, from now (existing ones come first) or from a version.
+    ///
+    /// # Errors
+    /// 410 when the version is older than the history.
+    pub fn watch(&self, kind: Kind, namespace: Option<&str>, selectors: Selectors, from: WatchFrom) -> Result<Watch, ApiError> {
+        let inner = self.lock();
+        let receiver = self.changes.subscribe();
+        let filter = watch::Filter { kind, namespace: namespace.map(str::to_owned), selectors };
+        let first = match from {
+            WatchFrom::Now => {
+                let objects = inner.select(kind, namespace).filter(|object| filter.selectors.matches(object));
+                objects.cloned().map(WatchEvent::Added).collect()
+            }
+            WatchFrom::Version(version) => {
+                let oldest = inner.history.front().map_or(inner.version + 1, |change| change.version);
+                if version + 1 < oldest || version > inner.version {
+                    return Err(ApiError::expired(format!("too old resource version: {version} ({oldest})")));
+                }
+                inner.history.iter().filter(|change| change.version > version).filter_map(|change| filter.event(change)).collect()
+            }
+        };
+        Ok(Watch::new(first, receiver, filter))
+    }
+
+    /// The newest version.
+    pub fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    fn empty_namespace(&self, namespace: &str) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_namespaced()) {
+            for object in self.list(kind, Some(namespace), &Selectors::default()).0 {
+                let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+                // An object that is gone meanwhile is what we want.
+                let _ = self.delete(kind, namespace, name, &DeleteOptions::default());
+            }
+        }
+    }
+
+    fn put(&self, inner: &mut Inner, key: Key, mut object: Value, previous: Option<Arc<Value>>) -> Arc<Value> {
+        inner.version += 1;
+        object["metadata"]["resourceVersion"] = json!(inner.version.to_string());
+        let object = Arc::new(object);
+        let change = Change { kind: key.0, version: 0, object: object.clone(), previous, deleted: false };
+        inner.objects.insert(key, object.clone());
+        self.publish(inner, change);
+        object
+    }
+
+    fn publish(&self, inner: &mut Inner, mut change: Change) {
+        change.version = inner.version;
+        let change = Arc::new(change);
+        if inner.history.len() == HISTORY {
+            inner.history.pop_front();
+        }
+        inner.history.push_back(change.clone());
+        // Without a watcher there is nobody to tell.
+        let _ = self.changes.send(change);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn select<'a>(&'a self, kind: Kind, namespace: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Value>> {
+        let start = key(kind, namespace.unwrap_or_default(), "");
+        self.objects
+            .range(start..)
+            .take_while(move |((its_kind, its_namespace, _), _)| {
+                *its_kind == kind && namespace.is_none_or(|namespace| namespace == its_namespace)
+            })
+            .map(|(_, object)| object)
+    }
+}
+
+fn key(kind: Kind, namespace: &str, name: &str) -> Key {
+    let namespace = if kind.is_namespaced() { namespace } else { "" };
+    (kind, namespace.to_owned(), name.to_owned())
+}

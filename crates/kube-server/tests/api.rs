@@ -1,0 +1,195 @@
+//! The API through a real client library, over in-memory connections.
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube_server::backend::LogStream;
+use kube_server::{ApiError, Kind, LogOptions, NoBackend, PodBackend, PodEvent, PodRef, Store, memory, router};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn client(store: &Store) -> kube::Client {
+    client_with(store, Arc::new(NoBackend))
+}
+
+fn client_with(store: &Store, backend: Arc<dyn PodBackend>) -> kube::Client {
+    let uri_fix = tower::ServiceBuilder::new().map_request(|mut request: http::Request<kube::client::Body>| {
+        let path = request.uri().path_and_query().map_or("/".to_owned(), ToString::to_string);
+        *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
+        request
+    });
+    kube::Client::new(uri_fix.service(memory::connect(router(store.clone(), backend))), "default")
+}
+
+fn pod(name: &str) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "build", "image": "busybox"}]}}))
+    .unwrap()
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.unwrap_or_else(|_| panic!("gave up waiting for {what}"))
+}
+
+#[tokio::test]
+async fn a_pod_is_created_with_defaults_read_changed_and_deleted() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    let made = pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    assert_eq!(made.spec.as_ref().unwrap().termination_grace_period_seconds, Some(30));
+    assert_eq!(made.status.unwrap().phase.as_deref(), Some("Pending"));
+    let taken = pods.create(&PostParams::default(), &pod("a")).await.unwrap_err();
+    assert!(matches!(taken, kube::Error::Api(status) if status.reason == "AlreadyExists" && status.code == 409));
+    let patch = json!({"metadata": {"labels": {"owner": "me"}}});
+    let patched = pods.patch("a", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    assert_eq!(patched.metadata.labels.unwrap()["owner"], "me");
+    assert_eq!(pods.list(&ListParams::default().labels("owner=me,app in (a,b)")).await.unwrap().items.len(), 1);
+    assert_eq!(pods.list(&ListParams::default().labels("owner!=me")).await.unwrap().items.len(), 0);
+    pods.delete("a", &DeleteParams::default()).await.unwrap();
+    assert!(pods.get_opt("a").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_stale_version_is_a_conflict() {
+    let store = Store::new();
+    let maps: Api<ConfigMap> = Api::namespaced(client(&store), "default");
+    let first: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"a": "1"}})).unwrap();
+    let mut old = maps.create(&PostParams::default(), &first).await.unwrap();
+    let stale = old.clone();
+    old.data.as_mut().unwrap().insert("a".into(), "2".into());
+    maps.replace("m", &PostParams::default(), &old).await.unwrap();
+    let error = maps.replace("m", &PostParams::default(), &stale).await.unwrap_err();
+    assert!(matches!(error, kube::Error::Api(status) if status.reason == "Conflict"));
+}
+
+#[tokio::test]
+async fn a_watch_tells_of_every_change_from_a_version_on() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    let version = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut events = pods.watch(&WatchParams::default().labels("app=a"), &version).await.unwrap().boxed();
+    for name in ["a", "b"] {
+        pods.create(&PostParams::default(), &pod(name)).await.unwrap();
+    }
+    let unlabel = json!({"metadata": {"labels": {"app": null}}});
+    pods.patch("a", &PatchParams::default(), &Patch::Merge(unlabel)).await.unwrap();
+    let added = soon("the addition", events.try_next()).await.unwrap().unwrap();
+    assert!(matches!(added, WatchEvent::Added(pod) if pod.metadata.name.as_deref() == Some("a")));
+    let gone = soon("the loss of the label", events.try_next()).await.unwrap().unwrap();
+    assert!(matches!(gone, WatchEvent::Deleted(_)));
+}
+
+#[tokio::test]
+async fn a_version_from_before_the_history_is_expired() {
+    let store = Store::new();
+    for index in 0..5000 {
+        store.create(Kind::ConfigMap, "default", json!({"metadata": {"name": format!("m{index}")}})).unwrap();
+    }
+    let maps: Api<ConfigMap> = Api::namespaced(client(&store), "default");
+    let error = maps.watch(&WatchParams::default(), "1").await.err().unwrap();
+    assert!(matches!(error, kube::Error::Api(status) if status.code == 410), "an old version must be refused");
+}
+
+#[tokio::test]
+async fn the_client_librarys_watcher_sees_the_initial_list_and_what_follows() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    pods.create(&PostParams::default(), &pod("before")).await.unwrap();
+    for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
+        let mut seen = watcher(pods.clone(), config).applied_objects().boxed();
+        let first = soon("the first pod", seen.try_next()).await.unwrap().unwrap();
+        assert_eq!(first.metadata.name.as_deref(), Some("before"));
+        pods.create(&PostParams::default(), &pod("after")).await.unwrap();
+        let next = soon("the second pod", seen.try_next()).await.unwrap().unwrap();
+        assert_eq!(next.metadata.name.as_deref(), Some("after"));
+        pods.delete("after", &DeleteParams::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pod_on_a_node_is_marked_and_the_node_removes_it() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    let bound = store.update(Kind::Pod, "default", "a", |pod| {
+        pod["spec"]["nodeName"] = json!("n");
+        Ok(())
+    });
+    let uid = bound.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    pods.delete("a", &DeleteParams::default().grace_period(5)).await.unwrap();
+    let marked = pods.get("a").await.unwrap().metadata;
+    assert!(marked.deletion_timestamp.is_some());
+    assert_eq!(marked.deletion_grace_period_seconds, Some(5));
+    assert!(store.remove(Kind::Pod, "default", "a", "another uid").is_none());
+    assert!(store.remove(Kind::Pod, "default", "a", &uid).is_some());
+    assert!(pods.get_opt("a").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn objects_that_break_a_rule_are_refused() {
+    let store = Store::new();
+    let secrets: Api<Secret> = Api::namespaced(client(&store), "default");
+    let large = json!({"metadata": {"name": "s"}, "stringData": {"a": "x".repeat(1_100_000)}});
+    let error = secrets.create(&PostParams::default(), &serde_json::from_value(large).unwrap()).await.unwrap_err();
+    assert!(matches!(error, kube::Error::Api(status) if status.code == 422 && status.message.contains("Too long")));
+    let nowhere: Api<Pod> = Api::namespaced(client(&store), "nowhere");
+    let error = nowhere.create(&PostParams::default(), &pod("a")).await.unwrap_err();
+    assert!(matches!(error, kube::Error::Api(status) if status.code == 404 && status.message.contains("namespaces \"nowhere\"")));
+}
+
+#[tokio::test]
+async fn the_end_of_a_namespace_is_the_end_of_its_content() {
+    let store = Store::new();
+    let client = client(&store);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let new = serde_json::from_value(json!({"metadata": {"name": "ci"}})).unwrap();
+    namespaces.create(&PostParams::default(), &new).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "ci");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    namespaces.delete("ci", &DeleteParams::default()).await.unwrap();
+    assert!(Api::<Pod>::all(client).list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn events_that_repeat_are_counted() {
+    let store = Store::new();
+    let event = PodEvent {
+        namespace: "default".into(),
+        pod: "p".into(),
+        uid: "u".into(),
+        reason: "BackOff".into(),
+        message: "again".into(),
+        warning: true,
+        component: "kubelet",
+    };
+    store.record_event(&event);
+    store.record_event(&event);
+    let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client(&store), "default");
+    let found = events.list(&ListParams::default().fields("involvedObject.name=p,type=Warning")).await.unwrap().items;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].count, Some(2));
+}
+
+struct FixedLog;
+
+impl PodBackend for FixedLog {
+    fn logs(&self, pod: PodRef, options: LogOptions) -> futures::future::BoxFuture<'_, Result<LogStream, ApiError>> {
+        Box::pin(async move {
+            let text = format!("{} {} {:?}\n", pod.name, options.container, options.tail_lines);
+            Ok(futures::stream::iter([Ok(text.into())]).boxed())
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_log_comes_from_the_node_and_a_wrong_container_is_refused() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client_with(&store, Arc::new(FixedLog)), "default");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    let options = kube::api::LogParams { tail_lines: Some(3), ..Default::default() };
+    assert_eq!(pods.logs("a", &options).await.unwrap(), "a build Some(3)\n");
+    let wrong = kube::api::LogParams { container: Some("helper".into()), ..Default::default() };
+    assert!(matches!(pods.logs("a", &wrong).await.unwrap_err(), kube::Error::Api(status) if status.code == 400));
+}

@@ -1,0 +1,80 @@
+//! Chores of this repository: `cargo xtask check | test | demo | agent | tidy`.
+//!
+//! One place for them, so that a developer's machine and CI run the same commands.
+
+mod agent;
+mod demo;
+mod setup;
+mod tidy;
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  check    what a change must pass before it lands: fmt, clippy, the rules of tidy
+  test     all tests; the pod tests need root and say so when they are skipped
+  demo     runs examples/hello through gantry ci
+  agent    builds the static agent into target/agent/gantry-agent
+  tidy     the rules of this repository alone";
+
+fn main() -> Result<()> {
+    let command = std::env::args().nth(1).unwrap_or_default();
+    match command.as_str() {
+        "check" => check(),
+        "test" => test(),
+        "demo" => demo::run(),
+        "agent" => agent::build().map(|_| ()),
+        "tidy" => tidy::check(),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Runs a command in the root and fails when it does.
+pub fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}").replace('"', "");
+    eprintln!("+ {shown}");
+    let status = command.current_dir(root()).status().with_context(|| format!("failed to start {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn check() -> Result<()> {
+    setup::packages()?;
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    tidy::check()?;
+    if Command::new("cargo-deny").arg("--version").output().is_ok() {
+        run(cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
+    } else {
+        eprintln!("cargo-deny is not installed: licences were not checked (cargo install --locked cargo-deny)");
+    }
+    Ok(())
+}
+
+fn test() -> Result<()> {
+    setup::packages()?;
+    let agent = agent::build()?;
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent);
+    match setup::pod_problem() {
+        None => {
+            tests.env("GANTRY_REQUIRE_POD_TESTS", "1");
+        }
+        Some(problem) => eprintln!("the pod tests will be skipped, because {problem}"),
+    }
+    run(&mut tests)
+}
