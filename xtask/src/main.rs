@@ -1,9 +1,8 @@
-//! Chores of this repository: `cargo xtask check | test | demo | agent | tidy`.
+//! Chores of this repository: `cargo xtask check | test | agent | tidy`.
 //!
 //! One place for them, so that a developer's machine and CI run the same commands.
 
 mod agent;
-mod demo;
 mod setup;
 mod tidy;
 
@@ -14,8 +13,7 @@ use std::process::Command;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   check    what a change must pass before it lands: fmt, clippy, the rules of tidy
-  test     all tests; the pod tests need root and say so when they are skipped
-  demo     runs examples/hello through gantry ci
+  test     all tests
   agent    builds the static agent into target/agent/gantry-agent
   tidy     the rules of this repository alone";
 
@@ -24,7 +22,6 @@ fn main() -> Result<()> {
     match command.as_str() {
         "check" => check(),
         "test" => test(),
-        "demo" => demo::run(),
         "agent" => agent::build().map(|_| ()),
         "tidy" => tidy::check(),
         _ => bail!("{USAGE}"),
@@ -67,14 +64,6 @@ fn check() -> Result<()> {
 
 fn test() -> Result<()> {
     setup::packages()?;
-    let agent = agent::build()?;
-    let mut tests = cargo();
-    tests.args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent);
-    match setup::pod_problem() {
-        None => {
-            tests.env("GANTRY_REQUIRE_POD_TESTS", "1");
-        }
-        Some(problem) => eprintln!("the pod tests will be skipped, because {problem}"),
-    }
-    run(&mut tests)
+    agent::build()?;
+    run(cargo().args(["test", "--workspace", "--locked"]))
 }

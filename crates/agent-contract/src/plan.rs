@@ -83,8 +83,6 @@ pub struct Settings {
     pub cancel_grace_seconds: u64,
     /// How many tries the final update has.
     pub final_update_tries: u32,
-    /// Bytes of the trace that are not the agent's own start at 0 unless the manager wrote lines before.
-    pub manager_may_have_written: bool,
 }
 
 /// Why a plan cannot be read or written.

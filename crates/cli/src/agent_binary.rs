@@ -42,7 +42,8 @@ fn is_static_elf(bytes: &[u8]) -> bool {
     if !bytes.starts_with(b"\x7fELF\x02\x01") {
         return false;
     }
-    let (Some(start), Some(size), Some(count)) = (u64_at(32).and_then(|at| usize::try_from(at).ok()), u16_at(54), u16_at(56)) else {
+    let (Some(start), Some(size), Some(count)) = (u64_at(32).and_then(|at| usize::try_from(at).ok()), u16_at(54), u16_at(56))
+    else {
         return false;
     };
     let types = (0..count).map(|index| start.checked_add(index * size).and_then(|at| bytes.get(at..at.checked_add(4)?)));

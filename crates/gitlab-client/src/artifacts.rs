@@ -90,7 +90,8 @@ impl Client {
             .mime_str("application/octet-stream")
             .map_err(|source| call.transport(source))?;
         let form = reqwest::multipart::Form::new().part("file", part);
-        let request = self.http.post(call.url(&self.base)).timeout(TRANSFER).query(query).header(headers::JOB_TOKEN, token.expose());
+        let request =
+            self.http.post(call.url(&self.base)).timeout(TRANSFER).query(query).header(headers::JOB_TOKEN, token.expose());
         let response = request.multipart(form).send().await.map_err(|source| call.transport(source))?;
         match response.status().as_u16() {
             200 | 201 => Ok(()),

@@ -99,7 +99,8 @@ impl Client {
     /// [`ClientError::Forbidden`] when the token is not known.
     pub async fn request_job(&self, token: &Secret, request: &JobRequest) -> Result<Requested, ClientError> {
         let call = Call::new("POST", request_job::PATH);
-        let response = transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request)).await?;
+        let response =
+            transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request)).await?;
         let last_update = transport::header(&response, headers::LAST_UPDATE).map(str::to_owned);
         match response.status().as_u16() {
             204 => Ok(Requested { job: None, last_update }),
@@ -119,7 +120,8 @@ impl Client {
     pub async fn verify_runner(&self, token: &Secret, info: &runner::Info, system_id: &str) -> Result<bool, ClientError> {
         let call = Call::new("POST", "runners/verify");
         let body = serde_json::json!({"token": token.expose(), "system_id": system_id, "info": info});
-        let response = transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body)).await?;
+        let response =
+            transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body)).await?;
         match response.status().as_u16() {
             200 => Ok(true),
             403 => Ok(false),
@@ -133,7 +135,8 @@ impl Client {
     /// When the server could not be asked, or answered something it should not.
     pub async fn update_job(&self, id: JobId, token: &Secret, body: &UpdateJob) -> Result<(UpdateOutcome, Hints), ClientError> {
         let call = Call::new("PUT", &update_job::path(id));
-        let make = || self.http.put(call.url(&self.base)).timeout(transport::CALL).header(headers::JOB_TOKEN, token.expose()).json(body);
+        let make =
+            || self.http.put(call.url(&self.base)).timeout(transport::CALL).header(headers::JOB_TOKEN, token.expose()).json(body);
         let response = transport::send(&call, make).await?;
         let hints = transport::hints(&response);
         let outcome = match response.status().as_u16() {
@@ -146,22 +149,28 @@ impl Client {
         Ok((outcome, hints))
     }
 
-    /// Appends `bytes` (not empty, at most 1 MiB) to the trace at `start`.
+    /// Appends `bytes` (not empty, at most 1 MiB) to the trace at `start`; tried once.
     ///
     /// # Errors
-    /// When the server could not be asked, or answered something it should not.
-    pub async fn patch_trace(&self, id: JobId, token: &Secret, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
+    /// When the server could not be asked, or answered something it should not; the bytes may have counted all the
+    /// same, which the answer to the next patch tells.
+    pub async fn patch_trace(
+        &self,
+        id: JobId,
+        token: &Secret,
+        start: u64,
+        bytes: Bytes,
+    ) -> Result<(PatchOutcome, Hints), ClientError> {
         let call = Call::new("PATCH", &trace::path(id, false));
-        let make = || {
-            self.http
-                .patch(call.url(&self.base))
-                .timeout(transport::CALL)
-                .header(headers::JOB_TOKEN, token.expose())
-                .header(headers::CONTENT_RANGE, trace::content_range(start, bytes.len()))
-                .header("Content-Type", "text/plain")
-                .body(bytes.clone())
-        };
-        let response = transport::send(&call, make).await?;
+        let request = self
+            .http
+            .patch(call.url(&self.base))
+            .timeout(transport::CALL)
+            .header(headers::JOB_TOKEN, token.expose())
+            .header(headers::CONTENT_RANGE, trace::content_range(start, bytes.len()))
+            .header("Content-Type", "text/plain")
+            .body(bytes);
+        let response = transport::send_once(&call, request).await?;
         let hints = transport::hints(&response);
         let outcome = match response.status().as_u16() {
             200 | 202 => PatchOutcome::Accepted,

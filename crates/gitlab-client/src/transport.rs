@@ -38,8 +38,7 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
 pub async fn send(call: &Call, make: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
     let mut wait = FIRST_WAIT;
     for attempt in 1.. {
-        let request_id = uuid::Uuid::new_v4().simple().to_string();
-        let response = make().header(headers::REQUEST_ID, request_id).send().await.map_err(|source| call.transport(source))?;
+        let response = send_once(call, make()).await?;
         if attempt == TRIES || !is_short_lived(response.status().as_u16()) {
             return Ok(response);
         }
@@ -50,6 +49,12 @@ pub async fn send(call: &Call, make: impl Fn() -> RequestBuilder) -> Result<Resp
         wait = (wait * 2).min(LONGEST_WAIT);
     }
     unreachable!("the loop above ends with its last try")
+}
+
+/// Sends once: for calls whose caller has to know of every try, because one without an answer may have counted.
+pub async fn send_once(call: &Call, request: RequestBuilder) -> Result<Response, ClientError> {
+    let request_id = uuid::Uuid::new_v4().simple().to_string();
+    request.header(headers::REQUEST_ID, request_id).send().await.map_err(|source| call.transport(source))
 }
 
 fn is_short_lived(status: u16) -> bool {

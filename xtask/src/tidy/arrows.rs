@@ -45,7 +45,8 @@ fn table(page: &str) -> Arrows {
         .map(|line| {
             let cells: Vec<_> = line.split('|').collect();
             let name = cells.get(1).map_or("", |cell| cell.trim()).trim_matches('`').to_owned();
-            let may = cells.get(2).map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()).unwrap_or_default();
+            let may =
+                cells.get(2).map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()).unwrap_or_default();
             (name, may)
         })
         .collect()
@@ -75,9 +76,10 @@ mod tests {
     #[test]
     fn an_arrow_outside_the_table_is_reported() {
         let page = "| crate | may depend on | why |\n|---|---|---|\n| `a` | `b` | |\n| `b` | nothing of ours | |\n\nend";
-        let manifests = [("a", "[dependencies]\nb.workspace = true\n"), ("b", "[dependencies]\na = { path = \"x\" }\n[dev-dependencies]\n")]
-            .map(|(name, text)| (name.to_owned(), text.to_owned()))
-            .into();
+        let manifests =
+            [("a", "[dependencies]\nb.workspace = true\n"), ("b", "[dependencies]\na = { path = \"x\" }\n[dev-dependencies]\n")]
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .into();
         let problems = compare(&table(page), &found(&manifests));
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains("arrow to a"));

@@ -56,7 +56,11 @@ impl LogLines {
             return None;
         }
         let prefix = format!("{job:<width$} │ ", width = self.width);
-        Some(if self.color { format!("{}{shown}\x1b[0m", console::style(prefix).dim().force_styling(true)) } else { format!("{prefix}{plain}") })
+        Some(if self.color {
+            format!("{}{shown}\x1b[0m", console::style(prefix).dim().force_styling(true))
+        } else {
+            format!("{prefix}{plain}")
+        })
     }
 }
 

@@ -70,12 +70,18 @@ impl Report {
     /// The table for people.
     pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         for job in &self.jobs {
-            let time = job.seconds.map_or_else(|| "-".to_owned(), |seconds| duration_text(Duration::from_secs_f64(seconds.max(0.0))));
+            let time =
+                job.seconds.map_or_else(|| "-".to_owned(), |seconds| duration_text(Duration::from_secs_f64(seconds.max(0.0))));
             table.add_row([job.stage.clone(), job.name.clone(), outcome(job), time]);
         }
-        format!("{table}\n{} jobs in {}: {}", self.jobs.len(), duration_text(Duration::from_secs_f64(self.seconds)), self.sentence())
+        format!(
+            "{table}\n{} jobs in {}: {}",
+            self.jobs.len(),
+            duration_text(Duration::from_secs_f64(self.seconds)),
+            self.sentence()
+        )
     }
 
     fn sentence(&self) -> String {
@@ -125,7 +131,10 @@ mod tests {
             allow_failure: false,
             seconds: Some(1.25),
         };
-        let jobs = vec![row("unit", "failed", Some("script_failure"), Some(3)), row("big", "failed", Some("job_execution_timeout"), None)];
+        let jobs = vec![
+            row("unit", "failed", Some("script_failure"), Some(3)),
+            row("big", "failed", Some("job_execution_timeout"), None),
+        ];
         let report = Report { status: Ending::Failed, sha: "abc".into(), seconds: 61.0, jobs };
         let table = report.table();
         assert!(table.contains("failed (exit code 3)") && table.contains("failed (job_execution_timeout)"), "{table}");

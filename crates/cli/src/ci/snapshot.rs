@@ -59,7 +59,9 @@ impl Snapshot {
         let name = if is_tag { format!("refs/tags/{reference}") } else { format!("refs/heads/{reference}") };
         text(bare(&repository).args(["update-ref", &name, &sha]))?;
         text(bare(&repository).args(["symbolic-ref", "HEAD", &format!("refs/heads/{reference}")]))?;
-        let show = |what: &str| text(bare(&repository).args(["log", "-1", &format!("--format={what}"), head.as_deref().unwrap_or(&sha)]));
+        let show = |what: &str| {
+            text(bare(&repository).args(["log", "-1", &format!("--format={what}"), head.as_deref().unwrap_or(&sha)]))
+        };
         let paths = text(bare(&repository).args(["ls-tree", "-r", "-z", "--name-only", &sha]))?;
         Ok(Self {
             before_sha: text(bare(&repository).args(["rev-parse", "--verify", "--quiet", &format!("{sha}^")]))
@@ -104,7 +106,8 @@ impl Commit<'_> {
         {
             return Ok(head.to_owned());
         }
-        let identity = |what: &str| text(Command::new("git").arg("-C").arg(self.top).args(["log", "-1", &format!("--format={what}")]));
+        let identity =
+            |what: &str| text(Command::new("git").arg("-C").arg(self.top).args(["log", "-1", &format!("--format={what}")]));
         let mut command = bare(self.repository);
         command.args(["commit-tree", self.tree, "-m", "working tree as it is now"]);
         if let Some(head) = self.head {

@@ -27,7 +27,7 @@ impl Target {
         };
         let (namespace, rest) = match rest {
             ["namespaces", namespace, resource, rest @ ..] if !matches!(*resource, "status" | "finalize") => {
-                (Some((*namespace).to_owned()), [&[*resource], *&rest].concat())
+                (Some((*namespace).to_owned()), [&[*resource], rest].concat())
             }
             rest => (None, rest.to_vec()),
         };

@@ -1,0 +1,114 @@
+//! The helper's side of the serve protocol: one connection per script.
+
+use agent_contract::serve::{Answer, Frame, FrameError, Request, Start, VERSION};
+use bytes::{Bytes, BytesMut};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// How often a socket that is not there yet is tried.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Why a script has no exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The build container cannot run it.
+    #[error("the build container cannot run the script: {0}")]
+    Refused(String),
+    /// The build container went away.
+    #[error("the build container went away")]
+    Lost(#[source] std::io::Error),
+    /// It does not speak our protocol.
+    #[error("the build container does not speak the serve protocol")]
+    Protocol(#[from] FrameError),
+}
+
+/// How a script ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exited {
+    /// Its exit code.
+    pub code: i32,
+    /// Whether the kernel killed something for lack of memory.
+    pub oom_killed: bool,
+}
+
+/// What comes out of a running script.
+#[derive(Debug)]
+pub enum Event {
+    /// Output, of either kind.
+    Output(Bytes),
+    /// The end.
+    Exited(Exited),
+}
+
+/// A connection to `serve`.
+pub struct Build {
+    stream: UnixStream,
+    input: BytesMut,
+}
+
+impl Build {
+    /// Connects, as soon as the build container listens; the caller bounds the time.
+    pub async fn connect(socket: &Path) -> Self {
+        let socket: PathBuf = socket.to_owned();
+        loop {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => return Self { stream, input: BytesMut::new() },
+                Err(_not_yet) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Starts a script.
+    ///
+    /// # Errors
+    /// When the build container is gone.
+    pub async fn start(&mut self, script: String, env: Vec<(String, String)>) -> Result<(), BuildError> {
+        self.send(Request::Start(Start { version: VERSION, script, env, cwd: None })).await
+    }
+
+    /// Signals the script's process group; KILL follows after `kill_after`.
+    ///
+    /// # Errors
+    /// When the build container is gone.
+    pub async fn signal(&mut self, signal: i32, kill_after: Duration) -> Result<(), BuildError> {
+        let kill_after_ms = Some(u64::try_from(kill_after.as_millis()).unwrap_or(u64::MAX));
+        self.send(Request::Signal { signal, kill_after_ms }).await
+    }
+
+    /// Ends the build container with this exit code.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub async fn leave(&mut self, exit_code: i32) -> Result<(), BuildError> {
+        self.send(Request::Leave { exit_code }).await
+    }
+
+    /// The next thing that happens; safe to drop and call again.
+    ///
+    /// # Errors
+    /// When there is nothing more to expect.
+    pub async fn next(&mut self) -> Result<Event, BuildError> {
+        loop {
+            match Frame::decode(&mut self.input)? {
+                Some(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => return Ok(Event::Output(bytes)),
+                Some(Frame::Answer(Answer::Exited { code, oom_killed })) => {
+                    return Ok(Event::Exited(Exited { code, oom_killed }));
+                }
+                Some(Frame::Answer(Answer::Failed { message })) => return Err(BuildError::Refused(message)),
+                Some(Frame::Answer(Answer::Started { .. } | Answer::Leaving) | Frame::Request(_)) => continue,
+                None => {}
+            }
+            if self.stream.read_buf(&mut self.input).await.map_err(BuildError::Lost)? == 0 {
+                return Err(BuildError::Lost(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    async fn send(&mut self, request: Request) -> Result<(), BuildError> {
+        let mut out = BytesMut::new();
+        Frame::Request(request).encode(&mut out)?;
+        self.stream.write_all(&out).await.map_err(BuildError::Lost)
+    }
+}

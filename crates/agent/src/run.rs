@@ -1,0 +1,135 @@
+//! `gantry-agent run`: one job, from plan to verdict.
+//!
+//! The stages run in GitLab's order, each a collapsible section of the trace. Whatever happens ends in exactly one
+//! [`Verdict`]: reported to GitLab when it can be reached, and left in the termination message in any case, so that
+//! the manager knows what is left to do.
+
+mod ending;
+mod stages;
+
+use crate::trace::{Owner, Trace};
+use agent_contract::{Plan, Verdict, names};
+use anyhow::{Context, Result};
+use ending::Ending;
+use gitlab_client::{Client, ClientConfig};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// GitLab's own default for a log, when the plan names none: 4 MiB.
+const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Where things lie in the pod.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Parts of the plan.
+    pub plan: PathBuf,
+    /// Shared with the build container.
+    pub shared: PathBuf,
+    /// Termination message.
+    pub verdict: PathBuf,
+}
+
+/// Runs the job of a plan.
+///
+/// # Errors
+/// Only when there is no job to speak of: an unreadable plan or no way to start.
+pub fn main(places: &Places) -> Result<ExitCode> {
+    // Files of the helper must be usable by whatever user the build container runs as (GitLab Runner's default).
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let plan = match install(&places.shared).and_then(|()| read_plan(&places.plan)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let verdict = Verdict {
+                state: job::JobState::Failed.as_str().to_owned(),
+                exit_code: None,
+                failure_reason: Some(job::FailureReason::RunnerSystemFailure.as_str().to_owned()),
+                message: format!("{error:#}"),
+                reported: false,
+                trace_bytes: 0,
+            };
+            write_verdict(&places.verdict, &verdict);
+            return Err(error);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    let verdict = runtime.block_on(job(&plan, places))?;
+    write_verdict(&places.verdict, &verdict);
+    Ok(if verdict.job_state() == Some(job::JobState::Success) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Copies this program to where the build container waits for it; whole or not at all.
+fn install(shared: &Path) -> Result<()> {
+    let target = shared.join(crate::serve::file_name(names::SHARED_AGENT));
+    let fresh = target.with_extension("new");
+    std::fs::copy("/proc/self/exe", &fresh).with_context(|| format!("failed to copy the agent to {}", fresh.display()))?;
+    std::fs::set_permissions(&fresh, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    std::fs::rename(&fresh, &target).with_context(|| format!("failed to copy the agent to {}", target.display()))
+}
+
+fn read_plan(directory: &Path) -> Result<Plan> {
+    let read = |name: &str| {
+        let path = directory.join(name);
+        std::fs::read(&path).with_context(|| format!("failed to read {}", path.display()))
+    };
+    let count = read(names::PLAN_COUNT_KEY)?;
+    let count: usize = String::from_utf8_lossy(&count).trim().parse().context("the plan's number of parts cannot be read")?;
+    let parts = (0..count.min(1000)).map(|index| read(&names::plan_key(index))).collect::<Result<Vec<_>>>()?;
+    Plan::from_parts(&parts).context("the plan cannot be used")
+}
+
+async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
+    let settings = &plan.settings;
+    let client = Client::new(&ClientConfig {
+        url: plan.coordinator.url.clone(),
+        ca_pem: plan.coordinator.ca_pem.clone(),
+        user_agent: format!("gitlab-runner {} (gantry; linux/{})", settings.version, std::env::consts::ARCH),
+    })?;
+    let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });
+    let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
+    let trace = Trace::new(limit, masked(plan)).context("failed to make room for the trace")?;
+    let sender = tokio::spawn({
+        let (trace, owner) = (trace.clone(), owner.clone());
+        async move { trace.send(&owner).await }
+    });
+    let mut stages = stages::Stages::new(plan, places, &owner.client, trace.clone());
+    let ending = stages.run().await;
+    last_line(&trace, &ending).await;
+    trace.flush();
+    sender.abort();
+    // The task must be gone before the rest is sent: a trace has one writer.
+    let _ = sender.await;
+    let reported = match ending {
+        Ending::Abandoned => true,
+        _ => trace.finish(&owner, &ending.to_final(&plan.job.features.failure_reasons), settings.final_update_tries.max(1)).await,
+    };
+    stages.leave(&ending).await;
+    Ok(ending.verdict(reported, trace.length()))
+}
+
+/// Values that must not appear: masked variables and every token of the plan.
+fn masked(plan: &Plan) -> Vec<Vec<u8>> {
+    let expanded = plan.job.variables.expanded();
+    let variables = expanded.iter().filter(|variable| variable.masked).map(|variable| variable.value.clone());
+    let raw = plan.job.variables.iter().filter(|variable| variable.masked).map(|variable| variable.value.clone());
+    let tokens =
+        plan.job.dependencies.iter().map(|one| one.token.expose().to_owned()).chain([plan.job.token.expose().to_owned()]);
+    variables.chain(raw).chain(tokens).map(String::into_bytes).collect()
+}
+
+async fn last_line(trace: &Trace, ending: &Ending) {
+    match ending {
+        Ending::Success => trace.line("\x1b[32;1mJob succeeded").await,
+        Ending::Abandoned => {}
+        Ending::Failed { reason, message, .. } => {
+            let kind = if reason.is_system() { " (system failure)" } else { "" };
+            trace.line(&format!("\x1b[31;1mERROR: Job failed{kind}: {message}")).await;
+        }
+    }
+}
+
+fn write_verdict(path: &Path, verdict: &Verdict) {
+    if let Err(error) = std::fs::write(path, verdict.to_message()) {
+        eprintln!("gantry-agent: failed to write the verdict to {}: {error}", path.display());
+    }
+}

@@ -1,0 +1,506 @@
+//! The stages of a job in GitLab's order, and what ends them early.
+//!
+//! `canceling` ends the script and goes on with `after_script` and uploads; `canceled`, SIGTERM and the job's timeout
+//! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
+
+use super::{Ending, Places};
+use crate::build::{Build, BuildError, Event, Exited};
+use crate::script::{self, ScriptParts};
+use crate::trace::Trace;
+use crate::{artifacts, git};
+use agent_contract::{Plan, names};
+use anyhow::{Context, Result};
+use gitlab_api::artifacts::UploadQuery;
+use gitlab_client::Client;
+use job::{Artifact, ArtifactFormat, Dependency, FailureReason, RemoteState, Step};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Time of `after_script` (row "RUNNER_AFTER_SCRIPT_TIMEOUT": 5 min).
+const AFTER_SCRIPT: Duration = Duration::from_secs(300);
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// Why a stage stopped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Canceling,
+    Abandoned,
+    Timeout,
+    Terminated,
+}
+
+/// The job on its way.
+pub struct Stages<'a> {
+    plan: &'a Plan,
+    client: &'a Client,
+    trace: Trace,
+    socket: PathBuf,
+    directory: PathBuf,
+    remote: watch::Receiver<RemoteState>,
+    deadline: Instant,
+    variables: Vec<(String, String)>,
+}
+
+impl<'a> Stages<'a> {
+    /// Before the first stage; the job's time runs from here.
+    pub fn new(plan: &'a Plan, places: &Places, client: &'a Client, trace: Trace) -> Self {
+        Self {
+            plan,
+            client,
+            remote: trace.remote(),
+            trace,
+            socket: places.shared.join(crate::serve::file_name(names::SERVE_SOCKET)),
+            directory: PathBuf::from(&plan.workspace.project_dir),
+            deadline: Instant::now() + plan.timeout(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// All stages.
+    pub async fn run(&mut self) -> Ending {
+        self.header().await;
+        let mut ending = match self.guarded(Self::prepare).await {
+            Ok(()) => self.steps().await,
+            Err(ending) => ending,
+        };
+        if Self::may_go_on(&ending) {
+            self.after_script(&ending).await;
+            if let Err(failed) = self.uploads(&ending).await
+                && ending.is_success()
+            {
+                ending = failed;
+            }
+        }
+        self.section("cleanup_file_variables", "Cleaning up project directory and file based variables", true).await;
+        let _ = std::fs::remove_dir_all(self.file_directory());
+        self.section_end("cleanup_file_variables").await;
+        ending
+    }
+
+    /// Tells the build container that nothing more comes.
+    pub async fn leave(&self, ending: &Ending) {
+        let leave = async {
+            let mut build = Build::connect(&self.socket).await;
+            build.leave(ending.build_exit_code()).await
+        };
+        // A build container that never came up has nothing to leave.
+        let _ = tokio::time::timeout(Duration::from_secs(1), leave).await;
+    }
+
+    fn may_go_on(ending: &Ending) -> bool {
+        !matches!(
+            ending,
+            Ending::Abandoned
+                | Ending::Failed { reason: FailureReason::JobExecutionTimeout | FailureReason::RunnerInterrupted, .. }
+        )
+    }
+
+    async fn header(&self) {
+        let settings = &self.plan.settings;
+        self.trace.line(&format!("\x1b[0KRunning with gantry {}", settings.version)).await;
+        let runner = format!("  on {} {}, system ID: {}", settings.runner_name, settings.runner_short_token, settings.system_id);
+        self.trace.line(&format!("\x1b[0K{runner}")).await;
+        self.section("prepare_executor", "Preparing the \"kubernetes\" executor", true).await;
+        self.trace.line(&format!("\x1b[0KUsing Kubernetes namespace: {}", settings.namespace)).await;
+        self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
+        for one in &self.plan.job.unsupported {
+            self.trace.line(&format!("\x1b[0;33mWARNING: {} is not supported by gantry yet", one.what)).await;
+        }
+        self.section_end("prepare_executor").await;
+    }
+
+    /// Runs a stage that is not a script, as long as nothing stops the job.
+    async fn guarded(&mut self, stage: impl AsyncFnOnce(&mut Self) -> Result<(), Ending>) -> Result<(), Ending> {
+        let (remote, deadline) = (self.remote.clone(), self.deadline);
+        let timeout = self.plan.timeout();
+        tokio::select! {
+            done = stage(self) => done,
+            stop = stopped(remote, deadline, true) => Err(ending_of(stop, timeout)),
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<(), Ending> {
+        if let Some(fatal) = self.plan.job.unsupported.iter().find(|one| one.fatal) {
+            let message = format!("the job needs {}, which gantry does not support yet", fatal.what);
+            return Err(Ending::failed(FailureReason::RunnerConfigurationError, message));
+        }
+        self.section("prepare_script", "Preparing environment", true).await;
+        self.trace
+            .line(&format!("\x1b[0KRunning on {} via {}...", self.plan.settings.pod_name, self.plan.settings.system_id))
+            .await;
+        self.section_end("prepare_script").await;
+        self.section("get_sources", "Getting source from Git repository", true).await;
+        let tries = self.attempts("GET_SOURCES_ATTEMPTS");
+        for attempt in 1..=tries {
+            let fetched =
+                git::get_sources(&self.plan.job, self.plan.coordinator.clone_url.as_deref(), &self.directory, &self.trace).await;
+            match fetched {
+                Ok(()) => break,
+                Err(error) if attempt == tries => {
+                    self.section_end("get_sources").await;
+                    return Err(Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}")));
+                }
+                Err(error) => self.trace.line(&format!("\x1b[0;33mWARNING: attempt {attempt} of {tries}: {error:#}")).await,
+            }
+        }
+        self.section_end("get_sources").await;
+        self.variables =
+            self.script_variables().map_err(|error| Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}")))?;
+        self.downloads().await
+    }
+
+    fn attempts(&self, variable: &str) -> u32 {
+        self.plan.job.variables.get(variable).and_then(|text| text.trim().parse().ok()).unwrap_or(1).clamp(1, 10)
+    }
+
+    async fn downloads(&self) -> Result<(), Ending> {
+        let wanted: Vec<_> = self.plan.job.dependencies.iter().filter(|one| !one.filename.is_empty()).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.section("download_artifacts", "Downloading artifacts", true).await;
+        for dependency in wanted {
+            if let Err(error) = self.download(dependency).await {
+                let message = format!("failed to download the artifacts of {} ({}): {error:#}", dependency.name, dependency.id);
+                self.section_end("download_artifacts").await;
+                return Err(Ending::failed(FailureReason::ScriptFailure, message));
+            }
+        }
+        self.section_end("download_artifacts").await;
+        Ok(())
+    }
+
+    async fn download(&self, dependency: &Dependency) -> Result<()> {
+        self.trace.line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
+        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        self.client.download_artifact((dependency.id, &dependency.token), &archive).await?;
+        let (from, into) = (archive.to_path_buf(), self.directory.clone());
+        let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
+            .await
+            .context("the unpacking was given up")??;
+        self.trace.line(&format!("Downloading artifacts from coordinator... ok  id={} files={files}", dependency.id)).await;
+        Ok(())
+    }
+
+    /// Every step but `after_script`, as long as their conditions hold.
+    async fn steps(&mut self) -> Ending {
+        let mut ending = Ending::Success;
+        for step in self.plan.job.steps.iter().filter(|step| step.name != "after_script") {
+            if !Self::may_go_on(&ending) || !step.when.applies(ending.is_success()) {
+                continue;
+            }
+            let result = self.step(step).await;
+            if ending.is_success()
+                && !(step.allow_failure && matches!(result, Ending::Failed { reason: FailureReason::ScriptFailure, .. }))
+            {
+                ending = result;
+            }
+        }
+        ending
+    }
+
+    async fn step(&mut self, step: &Step) -> Ending {
+        let name = format!("step_{}", step.name);
+        self.section(&name, &format!("Executing \"{name}\" stage of the job script"), false).await;
+        let settings = &self.plan.settings;
+        let surround = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let commands: Vec<String> = surround(&settings.pre_build_script)
+            .into_iter()
+            .chain(step.script.iter().cloned())
+            .chain(surround(&settings.post_build_script))
+            .collect();
+        let limit = self.script_limit();
+        let ending = self.script(&commands, "running", limit).await;
+        self.section_end(&name).await;
+        ending
+    }
+
+    fn script_limit(&self) -> Instant {
+        let seconds = self.plan.job.variables.get("RUNNER_SCRIPT_TIMEOUT").and_then(parse_duration);
+        seconds.map_or(self.deadline, |limit| (Instant::now() + limit).min(self.deadline))
+    }
+
+    async fn after_script(&mut self, ending: &Ending) {
+        let Some(step) = self.plan.job.steps.iter().find(|step| step.name == "after_script" && !step.script.is_empty()) else {
+            return;
+        };
+        self.section("after_script", "Running after_script", false).await;
+        self.trace.line("\x1b[32;1mRunning after script...").await;
+        let limit = (Instant::now() + AFTER_SCRIPT).min(self.deadline);
+        if let Ending::Failed { message, .. } = self.script(&step.script.clone(), ending.status_word(), limit).await {
+            self.trace
+                .line(&format!("\x1b[0;33mWARNING: after_script failed, but job will continue unaffected: {message}"))
+                .await;
+        }
+        self.section_end("after_script").await;
+    }
+
+    /// Runs commands in the build container until they end or something ends them.
+    async fn script(&mut self, commands: &[String], status: &str, limit: Instant) -> Ending {
+        let mut variables = self.variables.clone();
+        variables.push(("CI_JOB_STATUS".to_owned(), status.to_owned()));
+        let directory = self.directory.display().to_string();
+        let text = script::text(&ScriptParts { variables: &variables, directory: &directory, commands });
+        let odd = variables.iter().filter(|(name, _)| !script::is_shell_name(name) && !name.is_empty() && !name.contains('='));
+        let env: Vec<_> = odd.cloned().collect();
+        let after_cancel = status == "canceled";
+        let waiting = stopped(self.remote.clone(), limit, !after_cancel);
+        let mut build = tokio::select! {
+            build = Build::connect(&self.socket) => build,
+            stop = waiting => return ending_of(stop, self.plan.timeout()),
+        };
+        if let Err(error) = build.start(text, env).await {
+            return lost(&error);
+        }
+        let (exited, stop) = self.follow(&mut build, limit, after_cancel).await;
+        match (exited, stop) {
+            (_, Some(Stop::Timeout)) if limit < self.deadline => {
+                Ending::failed(FailureReason::JobExecutionTimeout, "script timeout error: the script took longer than it may")
+            }
+            (_, Some(stop)) => ending_of(stop, self.plan.timeout()),
+            (Ok(Exited { code: 0, .. }), None) => Ending::Success,
+            (Ok(Exited { code, oom_killed }), None) => {
+                let why =
+                    if oom_killed { "; the kernel killed a process for lack of memory, raise the memory limit" } else { "" };
+                let message = format!("command terminated with exit code {code}{why}");
+                Ending::Failed { reason: FailureReason::ScriptFailure, exit_code: Some(code), message }
+            }
+            (Err(error), None) => lost(&error),
+        }
+    }
+
+    /// Copies output until the script ends; what stops it is told to the build container once.
+    async fn follow(
+        &mut self,
+        build: &mut Build,
+        limit: Instant,
+        after_cancel: bool,
+    ) -> (Result<Exited, BuildError>, Option<Stop>) {
+        let grace = match self.plan.settings.cancel_grace_seconds {
+            0 => DEFAULT_GRACE,
+            seconds => Duration::from_secs(seconds),
+        };
+        let mut stop = None;
+        let stopping = stopped(self.remote.clone(), limit, !after_cancel);
+        tokio::pin!(stopping);
+        let give_up = tokio::time::sleep_until(Instant::now() + Duration::from_secs(u32::MAX.into()));
+        tokio::pin!(give_up);
+        loop {
+            tokio::select! {
+                event = build.next() => match event {
+                    Ok(Event::Output(bytes)) => self.trace.write(&bytes).await,
+                    Ok(Event::Exited(exited)) => return (Ok(exited), stop),
+                    Err(error) => return (Err(error), stop),
+                },
+                why = &mut stopping, if stop.is_none() => {
+                    stop = Some(why);
+                    give_up.as_mut().reset(Instant::now() + grace * 2);
+                    if let Err(error) = build.signal(libc::SIGTERM, grace).await {
+                        return (Err(error), stop);
+                    }
+                }
+                () = &mut give_up => return (Err(BuildError::Lost(std::io::ErrorKind::TimedOut.into())), stop),
+            }
+        }
+    }
+
+    async fn uploads(&mut self, ending: &Ending) -> Result<(), Ending> {
+        let wanted: Vec<_> = self.plan.job.artifacts.iter().filter(|one| one.when.applies(ending.is_success())).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let outcome = if ending.is_success() { ("on_success", "successful") } else { ("on_failure", "failed") };
+        let name = format!("upload_artifacts_{}", outcome.0);
+        self.section(&name, &format!("Uploading artifacts for {} job", outcome.1), true).await;
+        let mut result = Ok(());
+        for artifact in wanted {
+            if let Err(error) = self.upload(artifact).await {
+                result = Err(Ending::failed(FailureReason::ScriptFailure, format!("failed to upload artifacts: {error:#}")));
+            }
+        }
+        self.section_end(&name).await;
+        result
+    }
+
+    async fn upload(&self, artifact: &Artifact) -> Result<()> {
+        self.trace.line("\x1b[32;1mUploading artifacts...").await;
+        if artifact.format != ArtifactFormat::Zip || artifact.untracked {
+            let what = if artifact.untracked { "untracked".to_owned() } else { format!("format {}", artifact.format.as_str()) };
+            self.trace.line(&format!("\x1b[0;33mWARNING: artifacts with {what} are not supported by gantry yet")).await;
+        }
+        if artifact.format != ArtifactFormat::Zip {
+            return Ok(());
+        }
+        let expand = |list: &[String]| list.iter().map(|text| self.plan.job.variables.expand(text)).collect();
+        let expanded = Artifact { paths: expand(&artifact.paths), exclude: expand(&artifact.exclude), ..artifact.clone() };
+        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        let (directory, into) = (self.directory.clone(), archive.to_path_buf());
+        let packed = tokio::task::spawn_blocking(move || {
+            let selection = artifacts::select(&directory, &expanded)?;
+            artifacts::pack(&directory, &selection.paths, &into).map(|()| selection)
+        });
+        let selection = packed.await.context("the packing was given up")??;
+        for (pattern, count) in &selection.found {
+            let line = match count {
+                0 => format!(
+                    "\x1b[0;33mWARNING: {pattern}: no matching files. Ensure that the artifact path is relative to the working directory"
+                ),
+                count => format!("{pattern}: found {count} matching artifact files and directories"),
+            };
+            self.trace.line(&line).await;
+        }
+        if selection.paths.is_empty() {
+            self.trace.line("\x1b[31;1mERROR: No files to upload").await;
+            return Ok(());
+        }
+        let name = self.plan.job.variables.expand(&artifact.name).replace('/', "_");
+        let filename = format!("{}.zip", if name.is_empty() { "artifacts" } else { &name });
+        let query = UploadQuery {
+            artifact_format: artifact.format.as_str().to_owned(),
+            artifact_type: artifact.artifact_type.clone(),
+            expire_in: artifact.expire_in.clone(),
+        };
+        let job = &self.plan.job;
+        self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await?;
+        self.trace
+            .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
+            .await;
+        Ok(())
+    }
+
+    /// What scripts get: the job's variables expanded, files written, the runner's own on top.
+    fn script_variables(&self) -> Result<Vec<(String, String)>> {
+        let files = self.file_directory();
+        let mut list = self.plan.job.variables.clone();
+        list.extend(runner_variables(self.plan, &self.directory));
+        let as_paths: job::Variables = list
+            .effective()
+            .into_iter()
+            .map(|one| {
+                let path = files.join(&one.key).display().to_string();
+                if one.file { job::Variable { value: path, raw: true, ..one.clone() } } else { one.clone() }
+            })
+            .collect();
+        for one in list.effective().into_iter().filter(|one| one.file) {
+            anyhow::ensure!(script::is_shell_name(&one.key), "the file variable {:?} has a name that is no file name", one.key);
+            std::fs::create_dir_all(&files).with_context(|| format!("failed to make {}", files.display()))?;
+            let path = files.join(&one.key);
+            std::fs::write(&path, &one.value).with_context(|| format!("failed to write {}", path.display()))?;
+        }
+        Ok(as_paths.expanded().iter().map(|one| (one.key.clone(), one.value.replace('\0', ""))).collect())
+    }
+
+    fn file_directory(&self) -> PathBuf {
+        PathBuf::from(format!("{}.tmp", self.directory.display()))
+    }
+
+    async fn section(&self, id: &str, title: &str, collapsed: bool) {
+        if self.plan.job.features.trace_sections {
+            let options = if collapsed { "[collapsed=true]" } else { "" };
+            self.trace.write(format!("section_start:{}:{id}{options}\r\x1b[0K", now()).as_bytes()).await;
+        }
+        self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}")).await;
+    }
+
+    async fn section_end(&self, id: &str) {
+        if self.plan.job.features.trace_sections {
+            self.trace.write(format!("section_end:{}:{id}\r\x1b[0K", now()).as_bytes()).await;
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+fn runner_variables(plan: &Plan, directory: &Path) -> Vec<job::Variable> {
+    let builds = plan.workspace.builds_dir.clone();
+    let project = directory.display().to_string();
+    [("CI_BUILDS_DIR", builds), ("CI_PROJECT_DIR", project), ("CI_SERVER", "yes".to_owned())]
+        .map(|(key, value)| job::Variable { raw: true, ..job::Variable::public(key, value) })
+        .into()
+}
+
+fn lost(error: &BuildError) -> Ending {
+    let reason = if matches!(error, BuildError::Refused(_)) {
+        FailureReason::RunnerConfigurationError
+    } else {
+        FailureReason::RunnerSystemFailure
+    };
+    Ending::failed(reason, format!("{:#}", anyhow::anyhow!("{error}")))
+}
+
+fn ending_of(stop: Stop, timeout: Duration) -> Ending {
+    match stop {
+        Stop::Canceling => Ending::failed(FailureReason::JobCanceled, "canceled"),
+        Stop::Abandoned => Ending::Abandoned,
+        Stop::Timeout => {
+            let message = format!("execution took longer than {}s seconds", timeout.as_secs());
+            Ending::failed(FailureReason::JobExecutionTimeout, message)
+        }
+        Stop::Terminated => Ending::failed(FailureReason::RunnerInterrupted, "aborted: terminated; the pod was told to stop"),
+    }
+}
+
+/// Waits for whatever stops a stage; after a cancel only harder reasons count.
+async fn stopped(mut remote: watch::Receiver<RemoteState>, deadline: Instant, canceling_counts: bool) -> Stop {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let changed = async {
+        let wanted = |state: &RemoteState| state.is_final() || (canceling_counts && *state == RemoteState::Canceling);
+        match remote.wait_for(wanted).await.map(|state| *state) {
+            Ok(RemoteState::Canceling) => Stop::Canceling,
+            Ok(_) => Stop::Abandoned,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        stop = changed => stop,
+        () = tokio::time::sleep_until(deadline) => Stop::Timeout,
+        () = terminated => Stop::Terminated,
+    }
+}
+
+/// Reads `90`, `90s`, `10m`, `1h30m`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let (mut total, mut number) = (0u64, String::new());
+    for character in text.chars() {
+        let unit = match character {
+            '0'..='9' => {
+                number.push(character);
+                continue;
+            }
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(unit)?)?;
+        number.clear();
+    }
+    (number.is_empty() && total > 0).then(|| Duration::from_secs(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_duration;
+
+    #[test]
+    fn durations_read_as_go_writes_them() {
+        for (text, seconds) in
+            [("90", Some(90)), ("1h30m", Some(5400)), ("45s", Some(45)), ("soon", None), ("", None), ("5", Some(5))]
+        {
+            assert_eq!(parse_duration(text).map(|duration| duration.as_secs()), seconds, "{text}");
+        }
+    }
+}
