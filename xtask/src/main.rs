@@ -64,6 +64,6 @@ fn check() -> Result<()> {
 
 fn test() -> Result<()> {
     setup::packages()?;
-    agent::build()?;
-    run(cargo().args(["test", "--workspace", "--locked"]))
+    let agent = agent::build()?;
+    run(cargo().args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent))
 }

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const AGENT: &str = env!("CARGO_BIN_EXE_gantry-agent");
+/// The agent under test: the static one that ships when `cargo xtask test` names it, else the one cargo just built.
+fn agent() -> PathBuf {
+    std::env::var_os("GANTRY_AGENT").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_gantry-agent")), PathBuf::from)
+}
 
 struct Pod {
     place: tempfile::TempDir,
@@ -71,7 +74,13 @@ impl Pod {
                 builds_dir: self.path("builds").display().to_string(),
                 project_dir: self.path("builds/project").display().to_string(),
             },
-            settings: Settings { version: "1.0".into(), final_update_tries: 20, cancel_grace_seconds: 1, ..Settings::default() },
+            settings: Settings {
+                version: "1.0".into(),
+                final_update_tries: 20,
+                cancel_grace_seconds: 1,
+                output_limit: 1024 * 1024 * 1024,
+                ..Settings::default()
+            },
         };
         let parts = plan.to_parts().unwrap();
         for (index, part) in parts.iter().enumerate() {
@@ -79,7 +88,7 @@ impl Pod {
         }
         std::fs::write(self.path("plan").join(names::PLAN_COUNT_KEY), parts.len().to_string()).unwrap();
         let start = |arguments: &[&str], extra: &[(&str, PathBuf)]| {
-            let mut command = Command::new(AGENT);
+            let mut command = Command::new(agent());
             command.args(arguments).arg("--shared").arg(self.path("shared"));
             for (flag, path) in extra {
                 command.arg(flag).arg(path);
@@ -204,6 +213,34 @@ async fn trouble_at_gitlab_is_waited_out_and_the_trace_is_exact() {
 }
 
 #[tokio::test]
+async fn a_log_of_100_mb_is_exact_and_the_agent_stays_small() {
+    let mut pod = Pod::new(&["head -c 100000000 /dev/zero | tr '\\0' x | fold -w 99"]).await;
+    pod.job.variables.push(Variable { masked: true, ..Variable::internal("SECRET", "xyz-not-there") });
+    let mut running = pod.start();
+    let status = format!("/proc/{}/status", running.run.id());
+    let watched = std::thread::spawn(move || {
+        let mut peak = 0;
+        while let Ok(text) = std::fs::read_to_string(&status) {
+            let Some(line) = text.lines().find(|line| line.starts_with("VmHWM:")) else { break };
+            peak = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(peak);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        peak
+    });
+    let (run, ..) = pod.join(&mut running).await;
+    let peak = watched.join().unwrap();
+    let trace = pod.gitlab.trace();
+    assert_eq!(run, 0);
+    assert!(trace.len() > 101_000_000 && trace.matches(&"x".repeat(99)).count() > 1_000_000, "{} bytes", trace.len());
+    let output = pod.gitlab.final_update().unwrap().output.unwrap();
+    assert_eq!(output.checksum, Some(gitlab_api::update_job::checksum_text(crc32fast::hash(trace.as_bytes()))));
+    println!("peak resident memory of the agent: {peak} KiB");
+    // A debug build's code alone takes some 10 MiB more than the agent that ships.
+    let limit = if std::env::var_os("GANTRY_AGENT").is_some() { 30_000_000 / 1024 } else { 45 * 1024 };
+    assert!(peak < limit, "the agent took {peak} KiB, more than {limit}");
+}
+
+#[tokio::test]
 async fn bytes_that_the_manager_wrote_stay_in_front() {
     let pod = Pod::new(&["echo mine"]).await;
     pod.gitlab.write_first(b"Waiting for pod ...\n");
@@ -273,7 +310,7 @@ async fn a_plan_that_cannot_be_used_leaves_a_verdict_that_says_so() {
     let verdict_file = place.path().join("verdict");
     std::fs::write(place.path().join(names::PLAN_COUNT_KEY), "1").unwrap();
     std::fs::write(place.path().join(names::plan_key(0)), "not a plan").unwrap();
-    let status = Command::new(AGENT)
+    let status = Command::new(agent())
         .args(["run", "--plan"])
         .arg(place.path())
         .arg("--shared")
