@@ -10,7 +10,14 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The time as Kubernetes writes it.
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    time_in(0)
+}
+
+/// The time in some seconds.
+pub fn time_in(seconds: i64) -> String {
+    let now = jiff::Timestamp::now();
+    let then = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Fills in kind, name, namespace, uid and time; answers the name.

@@ -26,6 +26,20 @@ pub fn name(kind: Kind, name: &str) -> Result<(), ApiError> {
     }
 }
 
+/// Checks that an object is one, down to where it is indexed without another look.
+pub fn shape(object: &Value) -> Result<(), ApiError> {
+    let is_map = |value: &Value| value.is_object();
+    let is_map_or_absent = |value: Option<&Value>| value.is_none_or(|value| value.is_object() || value.is_null());
+    let lists = ["containers", "initContainers"].iter().filter_map(|list| object.pointer(&format!("/spec/{list}")));
+    let containers = lists.into_iter().all(|list| list.is_null() || list.as_array().is_some_and(|list| list.iter().all(is_map)));
+    let well_formed = object.get("metadata").is_some_and(is_map)
+        && is_map_or_absent(object.get("spec"))
+        && is_map_or_absent(object.get("status"))
+        && is_map_or_absent(object.get("data"))
+        && containers;
+    if well_formed { Ok(()) } else { Err(ApiError::bad_request("metadata, spec, status, data and containers must be objects")) }
+}
+
 /// Checks a whole object.
 pub fn object(kind: Kind, object: &Value) -> Result<(), ApiError> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();

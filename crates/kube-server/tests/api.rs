@@ -172,6 +172,62 @@ async fn events_that_repeat_are_counted() {
     assert_eq!(found[0].count, Some(2));
 }
 
+#[tokio::test]
+async fn a_pod_that_has_ended_is_gone_at_once_and_a_running_one_by_its_deadline() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    for (name, phase) in [("ended", "Succeeded"), ("running", "Running")] {
+        pods.create(&PostParams::default(), &pod(name)).await.unwrap();
+        let set = store.update(Kind::Pod, "default", name, |pod| {
+            pod["spec"]["nodeName"] = json!("n");
+            pod["status"]["phase"] = json!(phase);
+            Ok(())
+        });
+        set.unwrap();
+        pods.delete(name, &DeleteParams::default().grace_period(3600)).await.unwrap();
+    }
+    assert!(pods.get_opt("ended").await.unwrap().is_none());
+    let deadline =
+        store.get(Kind::Pod, "default", "running").unwrap()["metadata"]["deletionTimestamp"].as_str().unwrap().to_owned();
+    assert!(deadline > jiff::Timestamp::now().to_string(), "{deadline} must lie ahead by the grace");
+}
+
+#[tokio::test]
+async fn a_dry_run_delete_deletes_nothing() {
+    let store = Store::new();
+    let pods: Api<Pod> = Api::namespaced(client(&store), "default");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    let refused = pods.delete("a", &DeleteParams { dry_run: true, ..DeleteParams::default() }).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 400));
+    assert!(pods.get_opt("a").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn malformed_objects_are_refused_and_the_server_goes_on() {
+    let store = Store::new();
+    let client = client(&store);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    for (method, path, media_type, body) in [
+        ("PUT", "pods/a", "application/json", "[]"),
+        ("PUT", "pods/a", "application/json", r#"{"metadata": "x"}"#),
+        ("PATCH", "pods/a", "application/merge-patch+json", r#"{"spec": {"containers": ["x"]}}"#),
+        ("PATCH", "pods/a", "application/merge-patch+json", r#"{"metadata": 5}"#),
+        ("POST", "secrets", "application/json", r#"{"metadata": {"name": "s"}, "data": "x", "stringData": {"a": "b"}}"#),
+        ("POST", "pods", "application/json", r#"{"metadata": {"name": "b"}, "spec": {"containers": ["x"]}}"#),
+        ("GET", "pods?watch=true&resourceVersion=18446744073709551615", "application/json", ""),
+    ] {
+        let request = http::Request::builder().method(method).uri(format!("/api/v1/namespaces/default/{path}"));
+        let request = request.header("content-type", media_type).body(body.as_bytes().to_vec()).unwrap();
+        let error = client.request_text(request).await.unwrap_err();
+        assert!(
+            matches!(&error, kube::Error::Api(status) if (400..500).contains(&status.code)),
+            "{method} {path} {body}: {error}"
+        );
+    }
+    assert!(pods.get_opt("a").await.unwrap().is_some());
+}
+
 struct FixedLog;
 
 impl PodBackend for FixedLog {

@@ -2,7 +2,7 @@
 
 use super::{Request, watching};
 use crate::patch::{self, PatchKind};
-use crate::{ApiError, DeleteOptions, Kind, Selectors, Store};
+use crate::{ApiError, DeleteOptions, Kind, Selectors, Store, validate};
 use axum::Json;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -62,6 +62,7 @@ fn create(store: &Store, request: &Request) -> Result<Response, ApiError> {
 fn replace(store: &Store, request: &Request, name: &str) -> Result<Response, ApiError> {
     let target = &request.target;
     let new = body(request)?;
+    validate::shape(&new)?;
     let status_only = target.subresource.is_some();
     let updated = store.update(target.kind, target.namespace(), name, |object| {
         let version = new["metadata"]["resourceVersion"].as_str().unwrap_or_default();
@@ -115,6 +116,7 @@ fn patch_one(store: &Store, request: &Request, name: &str) -> Result<Response, A
         }
         let before = object.clone();
         patch::apply(kind, object, &patch)?;
+        validate::shape(object)?;
         object["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"].clone();
         if status_only {
             let status = object["status"].take();
@@ -157,6 +159,9 @@ fn delete_all(store: &Store, request: &Request) -> Result<Response, ApiError> {
 
 fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
     let body = if request.body.is_empty() { Value::Null } else { body(request)? };
+    if body["dryRun"].as_array().is_some_and(|list| !list.is_empty()) {
+        return Err(ApiError::bad_request("dryRun is not served here"));
+    }
     let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let from_query = request.query.number("gracePeriodSeconds")?.and_then(|seconds| i64::try_from(seconds).ok());
     Ok(DeleteOptions {

@@ -16,6 +16,11 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
     let name = target.name.as_deref().unwrap_or_default();
     let pod = server.store.get(target.kind, target.namespace(), name)?;
     let query = &request.query;
+    for unserved in ["previous", "sinceSeconds", "sinceTime"] {
+        if query.get(unserved).is_some_and(|value| !value.is_empty() && value != "false") {
+            return Err(ApiError::bad_request(format!("{unserved} is not served here")));
+        }
+    }
     let options = LogOptions {
         container: container(&pod, query.get("container"))?,
         follow: query.is_true("follow"),

@@ -23,12 +23,10 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
         Some(version) if version > 0 && !initial => WatchFrom::Version(version),
         _ => WatchFrom::Now,
     };
-    let version = store.version();
     let events = store.watch(kind, request.target.namespace.as_deref(), objects::selectors(request)?, from)?;
     let bookmarks = request.query.is_true("allowWatchBookmarks");
     let limit = request.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(64);
-    let store = store.clone();
     tokio::spawn(async move {
         let mut first_left = events.first_len();
         let mut events = events;
@@ -39,7 +37,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
         loop {
             if !announced && first_left == 0 {
                 announced = true;
-                let last = bookmark(kind, version, true);
+                let last = bookmark(kind, events.version(), true);
                 if sender.send(Ok(line(&last))).await.is_err() {
                     return;
                 }
@@ -47,7 +45,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
             let next = tokio::select! {
                 () = &mut deadline => return,
                 () = sender.closed() => return,
-                _ = ticks.tick(), if bookmarks && announced => line(&bookmark(kind, store.version(), false)),
+                _ = ticks.tick(), if bookmarks && announced && first_left == 0 => line(&bookmark(kind, events.version(), false)),
                 event = events.next() => match event {
                     None => return,
                     Some(Ok(event)) => line(&json!({"type": event.word(), "object": &**event.object()})),

@@ -72,6 +72,7 @@ impl Store {
     /// Taken name, missing namespace, or an object that breaks a rule.
     pub fn create(&self, kind: Kind, namespace: &str, mut object: Value) -> Result<Arc<Value>, ApiError> {
         let name = defaults::identity(kind, namespace, &mut object)?;
+        validate::shape(&object)?;
         defaults::fill(kind, &mut object);
         validate::object(kind, &object)?;
         let created = {
@@ -123,6 +124,7 @@ impl Store {
         let before = inner.objects.get(&key).cloned().ok_or_else(|| ApiError::not_found(kind.resource(), name))?;
         let mut after = (*before).clone();
         change(&mut after)?;
+        validate::shape(&after)?;
         validate::unchanged_identity(kind, &before, &after)?;
         validate::object(kind, &after)?;
         if after == *before {
@@ -146,18 +148,23 @@ impl Store {
         let own_grace = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
         let grace = options.grace_period_seconds.unwrap_or(own_grace).max(0);
         let on_node = object.pointer("/spec/nodeName").and_then(Value::as_str).is_some_and(|node| !node.is_empty());
-        if kind == Kind::Pod && on_node && grace > 0 {
+        let ended = matches!(object.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if kind == Kind::Pod && on_node && !ended && grace > 0 {
             return self.update(kind, namespace, name, |pod| {
                 let metadata = &mut pod["metadata"];
+                // Another pod may have taken the name since we looked.
+                if metadata["uid"].as_str() != Some(&uid) {
+                    return Err(ApiError::not_found(kind.resource(), name));
+                }
                 let shorter = metadata["deletionGracePeriodSeconds"].as_i64().is_none_or(|before| grace < before);
                 if shorter {
-                    metadata["deletionTimestamp"] = json!(defaults::now());
+                    metadata["deletionTimestamp"] = json!(defaults::time_in(grace));
                     metadata["deletionGracePeriodSeconds"] = json!(grace);
                 }
                 Ok(())
             });
         }
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
         if kind == Kind::Namespace {
             self.empty_namespace(name);
         }
@@ -195,13 +202,13 @@ impl Store {
             }
             WatchFrom::Version(version) => {
                 let oldest = inner.history.front().map_or(inner.version + 1, |change| change.version);
-                if version + 1 < oldest || version > inner.version {
+                if version.saturating_add(1) < oldest || version > inner.version {
                     return Err(ApiError::expired(format!("too old resource version: {version} ({oldest})")));
                 }
                 inner.history.iter().filter(|change| change.version > version).filter_map(|change| filter.event(change)).collect()
             }
         };
-        Ok(Watch::new(first, receiver, filter))
+        Ok(Watch::new(first, receiver, filter, inner.version))
     }
 
     /// The newest version.

@@ -88,11 +88,23 @@ pub struct Watch {
     first: VecDeque<WatchEvent>,
     changes: BroadcastStream<Arc<Change>>,
     filter: Filter,
+    version: u64,
+    ended: bool,
 }
 
 impl Watch {
-    pub(super) fn new(first: VecDeque<WatchEvent>, changes: broadcast::Receiver<Arc<Change>>, filter: Filter) -> Self {
-        Self { first, changes: BroadcastStream::new(changes), filter }
+    pub(super) fn new(
+        first: VecDeque<WatchEvent>,
+        changes: broadcast::Receiver<Arc<Change>>,
+        filter: Filter,
+        version: u64,
+    ) -> Self {
+        Self { first, changes: BroadcastStream::new(changes), filter, version, ended: false }
+    }
+
+    /// The version up to which this watcher has been told everything, once the first events are read.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// How many events come at once, because they were there before the watch began.
@@ -108,14 +120,19 @@ impl Stream for Watch {
         if let Some(event) = self.first.pop_front() {
             return Poll::Ready(Some(Ok(event)));
         }
+        if self.ended {
+            return Poll::Ready(None);
+        }
         loop {
             match Pin::new(&mut self.changes).poll_next(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Err(_lagged))) => {
+                    self.ended = true;
                     return Poll::Ready(Some(Err(ApiError::expired("this watcher read too slowly, list again"))));
                 }
                 Poll::Ready(Some(Ok(change))) => {
+                    self.version = self.version.max(change.version);
                     if let Some(event) = self.filter.event(&change) {
                         return Poll::Ready(Some(Ok(event)));
                     }

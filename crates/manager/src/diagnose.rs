@@ -1,0 +1,192 @@
+//! Why a pod did not do its job: one value of [`FailureReason`] and a sentence, from the pod's state alone.
+//!
+//! Pure, so that every state is a test case. The classes are GitLab Runner's (behaviours 12 and 13 and the failure
+//! rows of the job log): messages about the network are looked for before those about access, because a registry that
+//! cannot be reached also "refuses" access. The sentence says what happened and, where there is one, the cure.
+
+use agent_contract::{Verdict, names};
+use job::FailureReason;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+
+/// What a pod's state says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing is wrong so far; a sentence when the pod waits for something worth telling.
+    GoesOn(Option<String>),
+    /// The agent ended and told GitLab itself.
+    Reported,
+    /// The agent ended with a verdict that GitLab did not accept yet.
+    Unreported(Verdict),
+    /// It will not become anything any more.
+    Failed(Diagnosis),
+}
+
+/// A failure, explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// For GitLab.
+    pub reason: FailureReason,
+    /// For people.
+    pub sentence: String,
+    /// Whether a script may have run: such a job is never started again by itself.
+    pub script_may_have_run: bool,
+}
+
+const NETWORK: [&str; 8] = [
+    "dial tcp",
+    "connection refused",
+    "no such host",
+    "i/o timeout",
+    "tls handshake",
+    "client.timeout exceeded",
+    "request canceled",
+    "connection reset",
+];
+const CONFIGURATION: [&str; 8] = [
+    "not found",
+    "manifest unknown",
+    "pull access denied",
+    "access to the resource is denied",
+    "no basic auth credentials",
+    "repository does not exist or may require",
+    "unauthorized",
+    "authentication required",
+];
+
+/// Reads the state of a pod; `deleted` says that it is gone or being deleted by somebody else.
+pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
+    let empty = PodStatus::default();
+    let status = pod.status.as_ref().unwrap_or(&empty);
+    let containers: Vec<_> = status.init_container_statuses.iter().chain(&status.container_statuses).flatten().collect();
+    let helper = containers.iter().find(|one| one.name == names::HELPER_CONTAINER);
+    if let Some(verdict) = helper.and_then(|helper| verdict(helper)) {
+        return if verdict.reported { Finding::Reported } else { Finding::Unreported(verdict) };
+    }
+    let started = containers.iter().any(|one| one.name == names::HELPER_CONTAINER && has_started(one));
+    let fail = |reason, sentence: String| Finding::Failed(Diagnosis { reason, sentence, script_may_have_run: started });
+    if let Some((reason, sentence)) = of_pod(status) {
+        return fail(reason, sentence);
+    }
+    if let Some((reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
+        return fail(reason, sentence);
+    }
+    if deleted {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        return fail(FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted while the job ran"));
+    }
+    if let Some((reason, sentence)) = containers.iter().find_map(|one| waiting(one)) {
+        return fail(reason, sentence);
+    }
+    Finding::GoesOn(if started { None } else { unscheduled(status) })
+}
+
+fn state(container: &ContainerStatus) -> ContainerState {
+    container.state.clone().unwrap_or_default()
+}
+
+fn has_started(container: &ContainerStatus) -> bool {
+    let state = state(container);
+    state.running.is_some() || state.terminated.is_some_and(|end| end.started_at.is_some())
+}
+
+fn verdict(helper: &ContainerStatus) -> Option<Verdict> {
+    Verdict::parse(&state(helper).terminated?.message?)
+}
+
+/// What the pod as a whole says: eviction, deadline, a lost node.
+fn of_pod(status: &PodStatus) -> Option<(FailureReason, String)> {
+    let message = status.message.clone().unwrap_or_default();
+    let because = if message.is_empty() { String::new() } else { format!(": {message}") };
+    match status.reason.as_deref()? {
+        "Evicted" => Some((FailureReason::RunnerSystemFailure, format!("the pod was evicted from its node{because}"))),
+        "DeadlineExceeded" => {
+            let sentence = "the pod ran longer than the job's timeout and was ended by Kubernetes".to_owned();
+            Some((FailureReason::JobExecutionTimeout, sentence))
+        }
+        "NodeLost" | "NodeShutdown" | "Terminated" | "Shutdown" => {
+            Some((FailureReason::RunnerSystemFailure, format!("the node of the pod was lost or shut down{because}")))
+        }
+        "Preempting" => Some((FailureReason::RunnerSystemFailure, format!("the pod had to make room for another{because}"))),
+        _ => None,
+    }
+}
+
+/// A container that ended although the agent left no verdict.
+fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
+    let end = state(container).terminated?;
+    let (name, code) = (&container.name, end.exit_code);
+    let word = end.reason.as_deref().unwrap_or_default();
+    let message = end
+        .message
+        .filter(|message| !message.trim().is_empty())
+        .map(|message| format!(": {}", message.trim()))
+        .unwrap_or_default();
+    let ours = name == names::HELPER_CONTAINER || name == names::BUILD_CONTAINER;
+    match word {
+        "OOMKilled" if ours => {
+            let key = if name == names::HELPER_CONTAINER { "helper_memory_limit" } else { "memory_limit" };
+            let sentence = format!("container {name} was killed because it used more memory than its limit; raise {key}");
+            Some((FailureReason::RunnerSystemFailure, sentence))
+        }
+        "ContainerCannotRun" | "StartError" if ours => {
+            let sentence = format!("container {name} could not be started{message}");
+            Some((FailureReason::RunnerConfigurationError, sentence))
+        }
+        _ if name == names::HELPER_CONTAINER => Some((
+            FailureReason::RunnerSystemFailure,
+            format!("the agent ended with exit code {code} before it could report{message}"),
+        )),
+        // The helper sees for itself that the build container or a service has gone.
+        _ => None,
+    }
+}
+
+/// A container that will not start.
+fn waiting(container: &ContainerStatus) -> Option<(FailureReason, String)> {
+    let waiting = state(container).waiting?;
+    let (name, image) = (&container.name, &container.image);
+    let message = waiting.message.unwrap_or_default();
+    match waiting.reason.as_deref()? {
+        "InvalidImageName" => {
+            Some((FailureReason::RunnerConfigurationError, format!("\"{image}\" is not the name of an image (container {name})")))
+        }
+        "ErrImageNeverPull" => {
+            let sentence =
+                format!("image {image} is not on the node and may not be pulled (container {name}, pull policy never)");
+            Some((FailureReason::RunnerConfigurationError, sentence))
+        }
+        "ErrImagePull" | "ImagePullBackOff" => {
+            Some((pull_failure(&message), format!("image {image} could not be pulled (container {name}): {message}")))
+        }
+        "CreateContainerConfigError" => {
+            Some((FailureReason::RunnerConfigurationError, format!("container {name} is configured wrongly: {message}")))
+        }
+        "CreateContainerError" | "RunContainerError" => {
+            Some((FailureReason::RunnerSystemFailure, format!("container {name} could not be made: {message}")))
+        }
+        "CrashLoopBackOff" => {
+            Some((FailureReason::RunnerConfigurationError, format!("container {name} ends again and again: {message}")))
+        }
+        _ => None,
+    }
+}
+
+/// The class of a pull that failed, by the words of the registry or the network.
+fn pull_failure(message: &str) -> FailureReason {
+    let message = message.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if has(&NETWORK) {
+        FailureReason::RunnerExternalDependencyFailure
+    } else if has(&CONFIGURATION) {
+        FailureReason::RunnerConfigurationError
+    } else {
+        FailureReason::ImagePullFailure
+    }
+}
+
+/// Why the pod has no node yet; the caller decides how long that may last.
+fn unscheduled(status: &PodStatus) -> Option<String> {
+    let conditions = status.conditions.iter().flatten();
+    let found = conditions.filter(|one| one.type_ == "PodScheduled" && one.status == "False").find_map(|one| one.message.clone());
+    found.map(|message| format!("no node can take the pod: {message}"))
+}

@@ -1,0 +1,84 @@
+//! One case per state of a pod.
+
+use job::FailureReason::{self, *};
+use manager::{Finding, diagnose};
+use serde_json::{Value, json};
+
+fn finding(status: Value, deleted: bool) -> Finding {
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": status});
+    diagnose(&serde_json::from_value(pod).unwrap(), deleted)
+}
+
+fn container(name: &str, state: Value) -> Value {
+    json!({"name": name, "image": "img", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+}
+
+fn with(name: &str, state: Value) -> Value {
+    json!({"containerStatuses": [container(name, state)]})
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    with("build", json!({"waiting": {"reason": reason, "message": message}}))
+}
+
+fn ended(name: &str, reason: &str, message: &str) -> Value {
+    with(
+        name,
+        json!({"terminated": {"exitCode": 137, "reason": reason, "message": message, "startedAt": "2026-01-01T00:00:00Z"}}),
+    )
+}
+
+#[test]
+fn every_failing_state_has_a_reason_and_a_sentence() {
+    let cases: [(Value, FailureReason, &str); 16] = [
+        (waiting("ImagePullBackOff", "manifest unknown"), RunnerConfigurationError, "image img could not be pulled"),
+        (waiting("ErrImagePull", "dial tcp: unauthorized"), RunnerExternalDependencyFailure, "dial tcp"),
+        (waiting("ErrImagePull", "something new"), ImagePullFailure, "something new"),
+        (waiting("InvalidImageName", ""), RunnerConfigurationError, "is not the name of an image"),
+        (waiting("ErrImageNeverPull", ""), RunnerConfigurationError, "may not be pulled"),
+        (waiting("CreateContainerConfigError", "secret \"x\" not found"), RunnerConfigurationError, "secret \"x\" not found"),
+        (waiting("CreateContainerError", "no space left"), RunnerSystemFailure, "no space left"),
+        (waiting("CrashLoopBackOff", ""), RunnerConfigurationError, "again and again"),
+        (ended("build", "OOMKilled", ""), RunnerSystemFailure, "raise memory_limit"),
+        (ended("helper", "OOMKilled", ""), RunnerSystemFailure, "raise helper_memory_limit"),
+        (ended("build", "StartError", "exec: sh: not found"), RunnerConfigurationError, "exec: sh: not found"),
+        (ended("helper", "Error", ""), RunnerSystemFailure, "exit code 137"),
+        (json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}), RunnerSystemFailure, "low on memory"),
+        (json!({"phase": "Failed", "reason": "DeadlineExceeded"}), JobExecutionTimeout, "timeout"),
+        (json!({"phase": "Failed", "reason": "NodeShutdown"}), RunnerSystemFailure, "shut down"),
+        (json!({"phase": "Failed", "reason": "Preempting"}), RunnerSystemFailure, "make room"),
+    ];
+    for (status, reason, words) in cases {
+        let Finding::Failed(diagnosis) = finding(status.clone(), false) else { panic!("{status} is no failure") };
+        assert_eq!(diagnosis.reason, reason, "{status}");
+        assert!(diagnosis.sentence.contains(words), "{} does not say {words:?}", diagnosis.sentence);
+    }
+}
+
+#[test]
+fn the_agents_verdict_counts_before_anything_else() {
+    let verdict = |reported: bool| format!(r#"{{"state": "failed", "exit_code": 3, "reported": {reported}}}"#);
+    assert_eq!(finding(ended("helper", "OOMKilled", &verdict(true)), true), Finding::Reported);
+    let unreported = finding(ended("helper", "Error", &verdict(false)), false);
+    assert!(matches!(unreported, Finding::Unreported(verdict) if verdict.exit_code == Some(3)));
+}
+
+#[test]
+fn what_goes_on_is_left_alone() {
+    let running = with("helper", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+    assert_eq!(finding(running, false), Finding::GoesOn(None));
+    assert_eq!(finding(waiting("ContainerCreating", ""), false), Finding::GoesOn(None));
+    let service = with("svc-0", json!({"terminated": {"exitCode": 1, "reason": "Error"}}));
+    assert_eq!(finding(service, false), Finding::GoesOn(None), "a job may end its services");
+    let pending = json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]});
+    assert!(matches!(finding(pending, false), Finding::GoesOn(Some(sentence)) if sentence.contains("0/1 nodes")));
+}
+
+#[test]
+fn a_deleted_pod_says_whether_a_script_may_have_run() {
+    let running = with("helper", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+    for (status, expected) in [(running, true), (waiting("ContainerCreating", ""), false)] {
+        let Finding::Failed(diagnosis) = finding(status, true) else { panic!("a deleted pod is a failure") };
+        assert_eq!((diagnosis.reason, diagnosis.script_may_have_run), (RunnerSystemFailure, expected));
+    }
+}

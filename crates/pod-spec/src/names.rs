@@ -1,0 +1,25 @@
+//! The pod's name: derived, so that a second create of the same job meets the first.
+
+use job::Job;
+use runner_config::Runner;
+
+/// Longest name that can also be a label and a host name (RFC 1123).
+const MAX: usize = 63;
+/// Room for what is derived from the pod's name, such as the plan's parts.
+const ROOM: usize = 8;
+
+/// Name of the pod of a job; attempts after the first get a suffix.
+pub fn pod_name(job: &Job, runner: &Runner, attempt: u32) -> String {
+    let suffix = if attempt > 1 { format!("-{attempt}") } else { String::new() };
+    let tail = format!("-project-{}-{}{suffix}", job.project.id, job.id);
+    let mut head: String = format!("runner-{}", label(runner.short_token()));
+    head.truncate(MAX - ROOM - tail.len().min(MAX - ROOM));
+    format!("{}{tail}", head.trim_end_matches('-'))
+}
+
+/// A text as part of a name: lower case letters, digits and inner dashes.
+pub fn label(text: &str) -> String {
+    let plain =
+        text.chars().map(|character| if character.is_ascii_alphanumeric() { character.to_ascii_lowercase() } else { '-' });
+    plain.collect::<String>().trim_matches('-').to_owned()
+}

@@ -1,0 +1,226 @@
+//! GitLab Runner's `config.toml`: what the user wrote, and what is said about it.
+//!
+//! The file stays GitLab Runner's, key for key, so that it can be given back to GitLab Runner at any time; options of
+//! our own live in `[runners.kubernetes.gantry]`, which GitLab Runner ignores. A key that gantry does not read is never
+//! passed over in silence: it is either known to GitLab Runner and not supported here yet, or a mistake, and then the
+//! nearest known key is named. Pure: the caller reads the file.
+
+mod keys;
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Most jobs at once, over all runners; 1 when not set, as in GitLab Runner.
+    pub concurrent: u32,
+    /// Seconds between two questions for a job that were answered at once; 0 means 3.
+    pub check_interval: u64,
+    /// `debug`, `info`, `warn`, `error`.
+    pub log_level: String,
+    /// `text`, `json` or `runner`.
+    pub log_format: String,
+    /// One entry per runner.
+    pub runners: Vec<Runner>,
+}
+
+/// One `[[runners]]` entry.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Runner {
+    /// Shown in job logs.
+    pub name: String,
+    /// GitLab's address.
+    pub url: String,
+    /// Runner token; never logged.
+    pub token: String,
+    /// GitLab's number of the runner.
+    pub id: u64,
+    /// Must be `kubernetes`.
+    pub executor: String,
+    /// Most jobs at once of this entry; 0 means no limit.
+    pub limit: u32,
+    /// KiB of a job's log; 0 means 4096.
+    pub output_limit: u64,
+    /// Replaces the address in clone URLs.
+    pub clone_url: String,
+    /// Where projects lie; `/builds` when empty.
+    pub builds_dir: String,
+    /// `KEY=VALUE` variables for every job.
+    pub environment: Vec<String>,
+    /// Commands before the source is fetched.
+    pub pre_get_sources_script: String,
+    /// Commands after it was fetched.
+    pub post_get_sources_script: String,
+    /// Commands before the job's script.
+    pub pre_build_script: String,
+    /// Commands after it.
+    pub post_build_script: String,
+    /// Pods.
+    pub kubernetes: Kubernetes,
+}
+
+/// `[runners.kubernetes]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Kubernetes {
+    /// Namespace of the pods; `default` when empty.
+    pub namespace: String,
+    /// Image of jobs that name none.
+    pub image: String,
+    /// Image of the helper container.
+    pub helper_image: String,
+    /// When images are pulled, in order of preference.
+    #[serde(deserialize_with = "one_or_many")]
+    pub pull_policy: Vec<String>,
+    /// Whether the build container is privileged.
+    pub privileged: bool,
+    /// Service account of the pods.
+    pub service_account: String,
+    /// CPU limit of the build container.
+    pub cpu_limit: String,
+    /// CPU request of the build container.
+    pub cpu_request: String,
+    /// Memory limit of the build container.
+    pub memory_limit: String,
+    /// Memory request of the build container.
+    pub memory_request: String,
+    /// CPU limit of the helper.
+    pub helper_cpu_limit: String,
+    /// CPU request of the helper.
+    pub helper_cpu_request: String,
+    /// Memory limit of the helper.
+    pub helper_memory_limit: String,
+    /// Memory request of the helper.
+    pub helper_memory_request: String,
+    /// CPU limit of each service.
+    pub service_cpu_limit: String,
+    /// CPU request of each service.
+    pub service_cpu_request: String,
+    /// Memory limit of each service.
+    pub service_memory_limit: String,
+    /// Memory request of each service.
+    pub service_memory_request: String,
+    /// Labels nodes must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Secrets with registry logins.
+    pub image_pull_secrets: Vec<String>,
+    /// Labels added to pods.
+    pub pod_labels: BTreeMap<String, String>,
+    /// Annotations added to pods.
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Seconds until a pod must run; 0 means 180.
+    pub poll_timeout: u64,
+    /// Seconds a pod has to end; 0 means Kubernetes' default.
+    pub pod_termination_grace_period_seconds: u64,
+}
+
+/// Reads `a` and `["a", "b"]` alike, as GitLab Runner does for pull policies.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(input)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}
+
+/// Something to say about a file, with its place when it has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, from 1; 0 when the problem is of the file as a whole.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A file that can be used, and what to say about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// What the user wrote.
+    pub config: Config,
+    /// What they should know.
+    pub warnings: Vec<Problem>,
+}
+
+/// A file that cannot be used: every mistake that was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", shown(.0))]
+pub struct Problems(pub Vec<Problem>);
+
+fn shown(problems: &[Problem]) -> String {
+    let one = |problem: &Problem| {
+        if problem.line > 0 { format!("line {}: {}", problem.line, problem.message) } else { problem.message.clone() }
+    };
+    problems.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads a `config.toml`.
+///
+/// # Errors
+/// Every mistake, when there is one that makes the file useless.
+pub fn parse(text: &str) -> Result<Parsed, Problems> {
+    let mut unread = Vec::new();
+    let document = toml::Deserializer::parse(text).map_err(|error| Problems(vec![problem(text, &error)]))?;
+    let config: Config = serde_ignored::deserialize(document, |path| unread.push(path.to_string()))
+        .map_err(|error| Problems(vec![problem(text, &error)]))?;
+    let warnings = unread.iter().map(|path| keys::unread(text, path)).collect();
+    let mistakes = mistakes(&config);
+    if mistakes.is_empty() { Ok(Parsed { config, warnings }) } else { Err(Problems(mistakes)) }
+}
+
+fn problem(text: &str, error: &toml::de::Error) -> Problem {
+    let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    Problem { line, message: error.message().to_owned() }
+}
+
+/// Rules over several keys.
+fn mistakes(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut say = |message: String| found.push(Problem { line: 0, message });
+    if config.runners.is_empty() {
+        say("there is no [[runners]] entry".to_owned());
+    }
+    for (index, runner) in config.runners.iter().enumerate() {
+        let name = if runner.name.is_empty() { format!("number {}", index + 1) } else { format!("\"{}\"", runner.name) };
+        for (key, value) in [("url", &runner.url), ("token", &runner.token)] {
+            if value.is_empty() {
+                say(format!("runner {name}: {key} is missing"));
+            }
+        }
+        if runner.executor != "kubernetes" {
+            say(format!("runner {name}: executor \"{}\" is not supported, only kubernetes is", runner.executor));
+        }
+        for policy in &runner.kubernetes.pull_policy {
+            if !["always", "if-not-present", "never"].contains(&policy.as_str()) {
+                say(format!("runner {name}: unknown pull_policy \"{policy}\": always, if-not-present and never are known"));
+            }
+        }
+        for pair in runner.environment.iter().filter(|pair| !pair.contains('=')) {
+            say(format!("runner {name}: environment entry \"{pair}\" is not KEY=VALUE"));
+        }
+    }
+    found
+}
+
+impl Config {
+    /// Most jobs at once.
+    pub fn concurrent(&self) -> u32 {
+        self.concurrent.max(1)
+    }
+}
+
+impl Runner {
+    /// The first eight characters of the token behind its prefix: enough to tell runners apart, not a secret.
+    pub fn short_token(&self) -> &str {
+        let bare = self.token.strip_prefix("glrt-").unwrap_or(&self.token);
+        let end = bare.char_indices().nth(8).map_or(bare.len(), |(at, _)| at);
+        &bare[..end]
+    }
+}

@@ -1,0 +1,68 @@
+//! What is read from a file, and what is said about it.
+
+use runner_config::parse;
+
+const GOOD: &str = r#"
+concurrent = 10
+[[runners]]
+name = "one"
+url = "https://gitlab.example"
+token = "glrt-abcdefghijkl"
+executor = "kubernetes"
+environment = ["A=b"]
+[runners.kubernetes]
+namespace = "ci"
+pull_policy = "if-not-present"
+memory_limit = "1Gi"
+[runners.kubernetes.node_selector]
+arch = "amd64"
+"#;
+
+#[test]
+fn an_ordinary_file_is_read_without_a_word() {
+    let parsed = parse(GOOD).unwrap();
+    let runner = &parsed.config.runners[0];
+    assert_eq!(parsed.warnings, []);
+    assert_eq!((parsed.config.concurrent(), runner.short_token()), (10, "abcdefgh"));
+    assert_eq!(runner.kubernetes.pull_policy, ["if-not-present"]);
+    assert_eq!(runner.kubernetes.node_selector["arch"], "amd64");
+}
+
+#[test]
+fn keys_that_are_not_read_are_told_apart() {
+    let text = GOOD.replace("memory_limit", "helper_image_flavor = \"alpine\"\nmemory_limt");
+    let warnings = parse(&text).unwrap().warnings;
+    let told: Vec<_> = warnings.iter().map(|one| (one.line, one.message.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (12, "runners.kubernetes.helper_image_flavor is not supported by gantry yet and has no effect"),
+            (13, "runners.kubernetes.memory_limt is not a key of config.toml; did you mean runners.kubernetes.memory_limit?"),
+        ]
+    );
+}
+
+#[test]
+fn the_table_of_another_executor_is_no_mistake() {
+    let warnings = parse(&format!("{GOOD}[runners.docker]\nimage = \"x\"\n")).unwrap().warnings;
+    assert_eq!(warnings[0].message, "runners.docker is not supported by gantry yet and has no effect");
+}
+
+#[test]
+fn all_mistakes_of_a_file_come_at_once() {
+    let text = GOOD
+        .replace("token = \"glrt-abcdefghijkl\"", "")
+        .replace("\"kubernetes\"", "\"docker\"")
+        .replace("if-not-present", "sometimes");
+    let told = parse(&text).unwrap_err().to_string();
+    for part in ["token is missing", "executor \"docker\" is not supported", "unknown pull_policy \"sometimes\""] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
+
+#[test]
+fn a_wrong_type_names_its_line() {
+    let problems = parse("concurrent = 1\nlog_level = 5\n").unwrap_err();
+    assert_eq!(problems.0[0].line, 2, "{problems}");
+    assert_eq!(parse("concurrent = [").unwrap_err().0[0].line, 1);
+}
