@@ -33,29 +33,22 @@ pub struct Places {
 /// Runs the job of a plan.
 ///
 /// # Errors
-/// Only when there is no job to speak of: an unreadable plan or no way to start.
+/// None that is left to the caller: what goes wrong stands in the verdict.
 pub fn main(places: &Places) -> Result<ExitCode> {
     // Files of the helper must be usable by whatever user the build container runs as (GitLab Runner's default).
     rustix::process::umask(rustix::fs::Mode::empty());
-    let plan = match install(&places.shared).and_then(|()| read_plan(&places.plan)) {
-        Ok(plan) => plan,
-        Err(error) => {
-            let verdict = Verdict {
-                state: job::JobState::Failed.as_str().to_owned(),
-                exit_code: None,
-                failure_reason: Some(job::FailureReason::RunnerSystemFailure.as_str().to_owned()),
-                message: format!("{error:#}"),
-                reported: false,
-                trace_bytes: 0,
-            };
-            write_verdict(&places.verdict, &verdict);
-            return Err(error);
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
-    let verdict = runtime.block_on(job(&plan, places))?;
+    let started = install(&places.shared).and_then(|()| read_plan(&places.plan)).and_then(|plan| run_plan(&plan, places));
+    let verdict = started.unwrap_or_else(|error| {
+        eprintln!("gantry-agent: {error:#}");
+        Ending::failed(job::FailureReason::RunnerSystemFailure, format!("{error:#}")).verdict(false, 0)
+    });
     write_verdict(&places.verdict, &verdict);
     Ok(if verdict.job_state() == Some(job::JobState::Success) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_plan(plan: &Plan, places: &Places) -> Result<Verdict> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    runtime.block_on(job(plan, places))
 }
 
 /// Copies this program to where the build container waits for it; whole or not at all.
@@ -99,6 +92,8 @@ async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
     sender.abort();
     // The task must be gone before the rest is sent: a trace has one writer.
     let _ = sender.await;
+    // Written before the report, which may take long: a pod that is killed meanwhile has told its manager the rest.
+    write_verdict(&places.verdict, &ending.verdict(false, trace.length()));
     let reported = match ending {
         Ending::Abandoned => true,
         _ => trace.finish(&owner, &ending.to_final(&plan.job.features.failure_reasons), settings.final_update_tries.max(1)).await,

@@ -35,6 +35,10 @@ type Writer = Arc<Mutex<UnixStream>>;
 /// # Errors
 /// When the socket cannot be made.
 pub fn main(shared: &Path) -> Result<ExitCode> {
+    let set = terminate_set();
+    // SAFETY: the set is initialised. Blocked before any thread starts, so that all of them inherit it; the standard
+    // library gives children an empty mask.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     let socket = shared.join(file_name(agent_contract::names::SERVE_SOCKET));
     let fresh = socket.with_extension("new");
     let _ = std::fs::remove_file(&fresh);
@@ -43,6 +47,7 @@ pub fn main(shared: &Path) -> Result<ExitCode> {
     // Under its name only when it can be used by whatever user the helper runs as.
     std::fs::rename(&fresh, &socket)?;
     let children = Children::start();
+    end_on_terminate(children.clone());
     loop {
         let (stream, _) = listener.accept().context("failed to accept the helper")?;
         match connection(stream, &children) {
@@ -50,6 +55,32 @@ pub fn main(shared: &Path) -> Result<ExitCode> {
             Ok(None) => {}
             Err(error) => eprintln!("gantry-agent: {error:#}"),
         }
+    }
+}
+
+/// As PID 1 this process would ignore TERM, and the pod's grace would run out: so a thread waits for it, ends the
+/// scripts and leaves.
+fn end_on_terminate(children: Arc<Children>) {
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both calls get a set that this function initialised and an int on our stack.
+        unsafe {
+            let set = terminate_set();
+            libc::sigwait(&raw const set, &raw mut signal);
+        }
+        children.end_all(ORPHAN_GRACE);
+        std::process::exit(128 + libc::SIGTERM);
+    });
+}
+
+/// The signal set {TERM}.
+fn terminate_set() -> libc::sigset_t {
+    // SAFETY: sigemptyset initialises the set before it is read; sigaddset gets a valid signal.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        set
     }
 }
 

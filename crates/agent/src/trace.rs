@@ -184,7 +184,12 @@ impl Trace {
 
     async fn finish_once(&self, owner: &Owner, ending: &Final) -> Result<bool, gitlab_client::ClientError> {
         while self.unsent() {
+            let before = self.backlog();
             self.patch(owner).await?;
+            if self.backlog() >= before {
+                // A server that keeps sending us back must not keep us busy: this try is over.
+                return Ok(false);
+            }
         }
         let output = {
             let state = self.lock();

@@ -277,6 +277,39 @@ async fn a_job_that_takes_too_long_is_ended_without_after_script() {
 }
 
 #[tokio::test]
+async fn a_script_that_takes_too_long_leaves_time_for_after_script() {
+    let mut pod = Pod::new(&["sleep 600"]).await;
+    pod.job.variables.push(Variable::public("RUNNER_SCRIPT_TIMEOUT", "1s"));
+    pod.after_script("echo \"status $CI_JOB_STATUS\"");
+    let (run, _, verdict) = pod.finish().await;
+    let trace = pod.gitlab.trace();
+    assert_eq!((run, verdict.failure_reason.as_deref()), (1, Some("job_execution_timeout")));
+    assert!(trace.contains("status failed"), "{trace}");
+}
+
+#[tokio::test]
+async fn a_job_whose_source_cannot_be_had_fails_without_after_script() {
+    let mut pod = Pod::new(&["echo not to be seen"]).await;
+    pod.job.git.repo_url = Secret::new("file:///nowhere");
+    pod.after_script("echo not to be seen");
+    let (run, _, verdict) = pod.finish().await;
+    assert_eq!((run, verdict.failure_reason.as_deref()), (1, Some("runner_system_failure")));
+    assert!(!pod.gitlab.trace().contains("not to be seen\n"), "{}", pod.gitlab.trace());
+}
+
+#[tokio::test]
+async fn a_build_container_that_is_told_to_stop_ends_its_script_at_once() {
+    let pod = Pod::new(&["echo started", "sleep 600"]).await;
+    let mut running = pod.start();
+    pod.gitlab.wait_for("the script's first line", |trace| trace.contains("\nstarted\n")).await;
+    let told = Command::new("kill").arg(running.serve.id().to_string()).status().unwrap();
+    assert!(told.success());
+    assert_eq!(exit_code(&mut running.serve, "gantry-agent serve").await, 143);
+    assert_eq!(exit_code(&mut running.run, "gantry-agent run").await, 1);
+    assert!(verdict(&pod.path("verdict")).reported);
+}
+
+#[tokio::test]
 async fn artifacts_go_up_and_come_down_in_another_job() {
     let mut first = Pod::new(&["mkdir -p out", "echo made > out/file"]).await;
     let artifact = |paths: &[&str]| job::Artifact {

@@ -11,6 +11,7 @@ pub const CALL: Duration = Duration::from_secs(60);
 /// Limit of a call that the server may hold (row "transport: timeouts": 10 min until the headers).
 pub const LONG_CALL: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_secs(30);
+const MOST_REDIRECTS: usize = 5;
 const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -31,7 +32,16 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
         roots.add_parsable_certificates(rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
     }
     let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    builder.tls_backend_preconfigured(tls).build().map_err(ClientError::SetUp)
+    // A job token must not follow a redirect to another host.
+    let same_host = reqwest::redirect::Policy::custom(|attempt| {
+        let first = attempt.previous().first().and_then(|url| url.host_str());
+        if attempt.previous().len() <= MOST_REDIRECTS && first == attempt.url().host_str() {
+            attempt.follow()
+        } else {
+            attempt.stop()
+        }
+    });
+    builder.redirect(same_host).tls_backend_preconfigured(tls).build().map_err(ClientError::SetUp)
 }
 
 /// Sends what `make` makes, again on short-lived trouble; the body is made anew for each try.

@@ -16,7 +16,9 @@ pub fn unread(text: &str, path: &str) -> Problem {
     let known = || KNOWN.lines().filter(|line| !line.starts_with('#')).map(|line| line.replace("[]", ""));
     let is_known = known().any(|name| name == key || name.starts_with(&format!("{key}.")));
     let other = plain.len() > 1 && plain[0] == "runners" && OTHER_EXECUTORS.contains(&plain[1]);
-    let message = if is_known || other {
+    let message = if plain.contains(&"gantry") {
+        format!("{key} has no effect: gantry has no options of its own yet")
+    } else if is_known || other {
         format!("{key} is not supported by gantry yet and has no effect")
     } else {
         let nearest = known().min_by_key(|name| strsim::damerau_levenshtein(name, &key));

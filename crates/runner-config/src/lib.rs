@@ -177,7 +177,13 @@ pub fn parse(text: &str) -> Result<Parsed, Problems> {
 
 fn problem(text: &str, error: &toml::de::Error) -> Problem {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    Problem { line, message: error.message().to_owned() }
+    Problem { line, message: without_values(error.message()) }
+}
+
+/// A message without what stands in quotes: it may be a token in the wrong place.
+fn without_values(message: &str) -> String {
+    let pieces = message.split('"').enumerate();
+    pieces.map(|(index, piece)| if index % 2 == 1 { "\"…\"" } else { piece }).collect()
 }
 
 /// Rules over several keys.
@@ -202,8 +208,8 @@ fn mistakes(config: &Config) -> Vec<Problem> {
                 say(format!("runner {name}: unknown pull_policy \"{policy}\": always, if-not-present and never are known"));
             }
         }
-        for pair in runner.environment.iter().filter(|pair| !pair.contains('=')) {
-            say(format!("runner {name}: environment entry \"{pair}\" is not KEY=VALUE"));
+        for (place, _) in runner.environment.iter().enumerate().filter(|(_, pair)| !pair.contains('=')) {
+            say(format!("runner {name}: entry {} of environment is not KEY=VALUE", place + 1));
         }
     }
     found

@@ -66,3 +66,18 @@ fn a_wrong_type_names_its_line() {
     assert_eq!(problems.0[0].line, 2, "{problems}");
     assert_eq!(parse("concurrent = [").unwrap_err().0[0].line, 1);
 }
+
+#[test]
+fn no_value_of_the_file_stands_in_a_message() {
+    let text = GOOD.replace("name = \"one\"", "id = \"glrt-in-the-wrong-place\"");
+    let told = parse(&text).unwrap_err().to_string();
+    assert!(told.starts_with("line 4: invalid type: string") && !told.contains("wrong-place"), "{told}");
+    let told = parse(&GOOD.replace("A=b", "hunter22")).unwrap_err().to_string();
+    assert!(told.contains("entry 1 of environment") && !told.contains("hunter22"), "{told}");
+}
+
+#[test]
+fn a_table_of_our_own_is_no_mistake() {
+    let warnings = parse(&format!("{GOOD}[runners.kubernetes.gantry]\nx = 1\n")).unwrap().warnings;
+    assert!(warnings[0].message.contains("gantry has no options of its own yet"), "{warnings:?}");
+}

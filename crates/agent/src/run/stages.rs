@@ -41,6 +41,7 @@ pub struct Stages<'a> {
     remote: watch::Receiver<RemoteState>,
     deadline: Instant,
     variables: Vec<(String, String)>,
+    prepared: bool,
 }
 
 impl<'a> Stages<'a> {
@@ -55,6 +56,7 @@ impl<'a> Stages<'a> {
             directory: PathBuf::from(&plan.workspace.project_dir),
             deadline: Instant::now() + plan.timeout(),
             variables: Vec::new(),
+            prepared: false,
         }
     }
 
@@ -65,10 +67,17 @@ impl<'a> Stages<'a> {
             Ok(()) => self.steps().await,
             Err(ending) => ending,
         };
-        if Self::may_go_on(&ending) {
+        if self.prepared && self.may_go_on(&ending) {
             self.after_script(&ending).await;
-            if let Err(failed) = self.uploads(&ending).await
-                && ending.is_success()
+        }
+        if self.prepared && self.may_go_on(&ending) {
+            let (remote, deadline, timeout) = (self.remote.clone(), self.deadline, self.plan.timeout());
+            let uploaded = tokio::select! {
+                done = self.uploads(&ending) => done,
+                stop = stopped(remote, deadline, false) => Err(ending_of(stop, timeout)),
+            };
+            if let Err(failed) = uploaded
+                && (ending.is_success() || failed == Ending::Abandoned)
             {
                 ending = failed;
             }
@@ -89,12 +98,12 @@ impl<'a> Stages<'a> {
         let _ = tokio::time::timeout(Duration::from_secs(1), leave).await;
     }
 
-    fn may_go_on(ending: &Ending) -> bool {
-        !matches!(
-            ending,
-            Ending::Abandoned
-                | Ending::Failed { reason: FailureReason::JobExecutionTimeout | FailureReason::RunnerInterrupted, .. }
-        )
+    /// The job's own timeout ends everything; that of the script alone does not (`RUNNER_SCRIPT_TIMEOUT`).
+    fn may_go_on(&self, ending: &Ending) -> bool {
+        match ending {
+            Ending::Abandoned | Ending::Failed { reason: FailureReason::RunnerInterrupted, .. } => false,
+            Ending::Success | Ending::Failed { .. } => Instant::now() < self.deadline,
+        }
     }
 
     async fn header(&self) {
@@ -148,6 +157,7 @@ impl<'a> Stages<'a> {
         self.section_end("get_sources").await;
         self.variables =
             self.script_variables().map_err(|error| Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}")))?;
+        self.prepared = true;
         self.downloads().await
     }
 
@@ -188,7 +198,7 @@ impl<'a> Stages<'a> {
     async fn steps(&mut self) -> Ending {
         let mut ending = Ending::Success;
         for step in self.plan.job.steps.iter().filter(|step| step.name != "after_script") {
-            if !Self::may_go_on(&ending) || !step.when.applies(ending.is_success()) {
+            if !self.may_go_on(&ending) || !step.when.applies(ending.is_success()) {
                 continue;
             }
             let result = self.step(step).await;
@@ -437,7 +447,7 @@ fn ending_of(stop: Stop, timeout: Duration) -> Ending {
         Stop::Canceling => Ending::failed(FailureReason::JobCanceled, "canceled"),
         Stop::Abandoned => Ending::Abandoned,
         Stop::Timeout => {
-            let message = format!("execution took longer than {}s seconds", timeout.as_secs());
+            let message = format!("execution took longer than {} seconds", go_duration(timeout));
             Ending::failed(FailureReason::JobExecutionTimeout, message)
         }
         Stop::Terminated => Ending::failed(FailureReason::RunnerInterrupted, "aborted: terminated; the pod was told to stop"),
@@ -467,6 +477,16 @@ async fn stopped(mut remote: watch::Receiver<RemoteState>, deadline: Instant, ca
     }
 }
 
+/// A duration as Go prints it, which is what people's log searches know: `1h0m0s`, `2m5s`, `30s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 /// Reads `90`, `90s`, `10m`, `1h30m`.
 fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -493,7 +513,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_duration;
+    use super::{go_duration, parse_duration};
+    use std::time::Duration;
 
     #[test]
     fn durations_read_as_go_writes_them() {
@@ -501,6 +522,9 @@ mod tests {
             [("90", Some(90)), ("1h30m", Some(5400)), ("45s", Some(45)), ("soon", None), ("", None), ("5", Some(5))]
         {
             assert_eq!(parse_duration(text).map(|duration| duration.as_secs()), seconds, "{text}");
+        }
+        for (seconds, text) in [(3600, "1h0m0s"), (125, "2m5s"), (30, "30s")] {
+            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
         }
     }
 }

@@ -69,6 +69,17 @@ impl Children {
         }
     }
 
+    /// TERM to every running script, KILL after a grace.
+    pub fn end_all(&self, grace: Duration) {
+        let running: Vec<i32> =
+            self.lock().iter().filter(|(_, end)| end.is_none()).filter_map(|(id, _)| i32::try_from(*id).ok()).collect();
+        for group in running {
+            // SAFETY: kill only takes numbers; the script is registered as running, so the group is ours.
+            unsafe { libc::kill(-group, libc::SIGTERM) };
+            self.kill_later(group, grace);
+        }
+    }
+
     fn reap(&self) {
         loop {
             let mut status = 0;
