@@ -71,10 +71,6 @@ pub struct Settings {
     pub image: String,
     /// Longest log in bytes (`output_limit` in KiB × 1024).
     pub output_limit: u64,
-    /// Commands before the source is fetched.
-    pub pre_get_sources_script: String,
-    /// Commands after the source was fetched.
-    pub post_get_sources_script: String,
     /// Commands before the job's script.
     pub pre_build_script: String,
     /// Commands after the job's script.

@@ -4,6 +4,7 @@
 //! The directory is open to every user (umask 0), because the build container may run as any.
 
 use crate::trace::Trace;
+use agent_contract::Coordinator;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use job::{Job, Secret};
@@ -46,7 +47,7 @@ impl Strategy {
 ///
 /// # Errors
 /// When git fails, with what it did; git's own words are in the trace.
-pub async fn get_sources(job: &Job, clone_url: Option<&str>, directory: &Path, trace: &Trace) -> Result<()> {
+pub async fn get_sources(job: &Job, coordinator: &Coordinator, directory: &Path, trace: &Trace) -> Result<()> {
     let strategy = Strategy::of(job)?;
     match strategy {
         Strategy::None => {
@@ -62,7 +63,8 @@ pub async fn get_sources(job: &Job, clone_url: Option<&str>, directory: &Path, t
         Strategy::Fetch => {}
     }
     make_directory(directory)?;
-    let git = Git { directory, remote: Remote::of(job, clone_url)?, trace };
+    let authority = coordinator.ca_pem.as_deref().map(authority_file).transpose()?;
+    let git = Git { directory, remote: Remote::of(job, coordinator.clone_url.as_deref())?, authority, trace };
     let depth = depth(job);
     let shown = depth.map_or_else(String::new, |depth| format!(" with git depth set to {depth}"));
     trace.line(&format!("\x1b[32;1mFetching changes{shown}...")).await;
@@ -77,7 +79,10 @@ pub async fn get_sources(job: &Job, clone_url: Option<&str>, directory: &Path, t
             let _ = std::fs::remove_file(directory.join(".git").join(lock));
         }
         git.run(&["remote", "set-url", "origin", &git.remote.url]).await?;
-        git.run(&["clean", "-ffdx", "--quiet"]).await?;
+        let flags = job.variables.get("GIT_CLEAN_FLAGS").map_or_else(|| "-ffdx".to_owned(), |text| job.variables.expand(text));
+        if flags.trim() != "none" {
+            git.run(&["clean"].into_iter().chain(flags.split_whitespace()).collect::<Vec<_>>()).await?;
+        }
     }
     let depth = depth.map(|depth| format!("--depth={depth}"));
     let mut fetch = vec!["fetch", "origin", "--no-recurse-submodules", "--prune", "--quiet", "--force"];
@@ -94,8 +99,19 @@ pub async fn get_sources(job: &Job, clone_url: Option<&str>, directory: &Path, t
         trace.line(&format!("\x1b[32;1mChecking out {short} as detached HEAD (ref is {})...", job.git.reference)).await;
         git.run(&["checkout", "--force", "--quiet", "--detach", &job.git.sha]).await?;
     }
-    trace.line("\x1b[32;1mSkipping Git submodules setup").await;
+    if matches!(job.variables.get("GIT_SUBMODULE_STRATEGY"), Some("normal" | "recursive")) {
+        trace.line("\x1b[0;33mWARNING: submodules are not supported by gantry yet, they were left out").await;
+    } else {
+        trace.line("\x1b[32;1mSkipping Git submodules setup").await;
+    }
     Ok(())
+}
+
+/// The certificates of the plan as a file, because git reads no other form; gone when it is dropped.
+fn authority_file(pem: &str) -> Result<tempfile::NamedTempFile> {
+    let file = tempfile::NamedTempFile::new().context("failed to make room for the certificates")?;
+    std::fs::write(file.path(), pem).context("failed to write the certificates")?;
+    Ok(file)
 }
 
 fn depth(job: &Job) -> Option<u32> {
@@ -147,6 +163,7 @@ impl Remote {
 struct Git<'a> {
     directory: &'a Path,
     remote: Remote,
+    authority: Option<tempfile::NamedTempFile>,
     trace: &'a Trace,
 }
 
@@ -159,6 +176,9 @@ impl Git<'_> {
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", "/nonexistent");
         let directory = self.directory.display().to_string();
         let mut settings = vec![("safe.directory".to_owned(), directory), ("advice.detachedHead".to_owned(), "false".to_owned())];
+        if let Some(authority) = &self.authority {
+            settings.push(("http.sslCAInfo".to_owned(), authority.path().display().to_string()));
+        }
         if let Some(header) = &self.remote.header {
             settings.push((format!("http.{}.extraHeader", self.remote.origin), header.expose().to_owned()));
         }

@@ -288,6 +288,24 @@ async fn a_script_that_takes_too_long_leaves_time_for_after_script() {
 }
 
 #[tokio::test]
+async fn a_fetch_cleans_what_the_job_before_left_as_far_as_it_is_asked_to() {
+    let mut pod = Pod::new(&["cat README", "ls"]).await;
+    pod.job.variables.push(Variable::public("GIT_STRATEGY", "fetch"));
+    pod.job.variables.push(Variable::public("GIT_CLEAN_FLAGS", "-ffdx -e kept"));
+    pod.job.variables.push(Variable::public("GIT_SUBMODULE_STRATEGY", "recursive"));
+    assert_eq!(pod.finish().await.0, 0, "{}", pod.gitlab.trace());
+    for name in ["kept", "left"] {
+        std::fs::write(pod.path("builds/project").join(name), "x").unwrap();
+    }
+    std::fs::write(pod.path("builds/project/README"), "changed\n").unwrap();
+    pod.gitlab = Gitlab::start().await;
+    assert_eq!(pod.finish().await.0, 0, "{}", pod.gitlab.trace());
+    let trace = pod.gitlab.trace();
+    assert!(trace.contains("\nfrom git\n") && trace.contains("\nkept\n") && !trace.contains("\nleft\n"), "{trace}");
+    assert!(trace.contains("WARNING: submodules are not supported by gantry yet"), "{trace}");
+}
+
+#[tokio::test]
 async fn a_job_whose_source_cannot_be_had_fails_without_after_script() {
     let mut pod = Pod::new(&["echo not to be seen"]).await;
     pod.job.git.repo_url = Secret::new("file:///nowhere");

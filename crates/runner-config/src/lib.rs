@@ -50,10 +50,6 @@ pub struct Runner {
     pub builds_dir: String,
     /// `KEY=VALUE` variables for every job.
     pub environment: Vec<String>,
-    /// Commands before the source is fetched.
-    pub pre_get_sources_script: String,
-    /// Commands after it was fetched.
-    pub post_get_sources_script: String,
     /// Commands before the job's script.
     pub pre_build_script: String,
     /// Commands after it.

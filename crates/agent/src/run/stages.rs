@@ -143,8 +143,7 @@ impl<'a> Stages<'a> {
         self.section("get_sources", "Getting source from Git repository", true).await;
         let tries = self.attempts("GET_SOURCES_ATTEMPTS");
         for attempt in 1..=tries {
-            let fetched =
-                git::get_sources(&self.plan.job, self.plan.coordinator.clone_url.as_deref(), &self.directory, &self.trace).await;
+            let fetched = git::get_sources(&self.plan.job, &self.plan.coordinator, &self.directory, &self.trace).await;
             match fetched {
                 Ok(()) => break,
                 Err(error) if attempt == tries => {
@@ -238,7 +237,8 @@ impl<'a> Stages<'a> {
         };
         self.section("after_script", "Running after_script", false).await;
         self.trace.line("\x1b[32;1mRunning after script...").await;
-        let limit = (Instant::now() + AFTER_SCRIPT).min(self.deadline);
+        let asked = self.plan.job.variables.get("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(parse_duration);
+        let limit = (Instant::now() + asked.unwrap_or(AFTER_SCRIPT)).min(self.deadline);
         if let Ending::Failed { message, .. } = self.script(&step.script.clone(), ending.status_word(), limit).await {
             self.trace
                 .line(&format!("\x1b[0;33mWARNING: after_script failed, but job will continue unaffected: {message}"))
