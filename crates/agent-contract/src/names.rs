@@ -37,8 +37,10 @@ pub const BUILDS_VOLUME: &str = "repo";
 pub const BUILDS_DIR: &str = "/builds";
 /// Where the termination message goes (Kubernetes' default).
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
-/// Suffix of the plan Secret: `<pod name>-plan`, parts `-plan-1`, `-plan-2`, …
-pub const PLAN_SUFFIX: &str = "-plan";
+/// Name of plan Secret number `index` (from 0) of a pod: `<pod name>-plan`, then `-plan-1`, `-plan-2`, …
+pub fn plan_secret(pod: &str, index: usize) -> String {
+    if index == 0 { format!("{pod}-plan") } else { format!("{pod}-plan-{index}") }
+}
 /// Key of a plan part inside a Secret, number `index` (from 0); all parts of a plan are projected into [`PLAN_DIR`].
 pub fn plan_key(index: usize) -> String {
     format!("plan.{index}")

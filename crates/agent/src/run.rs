@@ -92,12 +92,11 @@ async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
     sender.abort();
     // The task must be gone before the rest is sent: a trace has one writer.
     let _ = sender.await;
+    let abandoned = ending == Ending::Abandoned;
     // Written before the report, which may take long: a pod that is killed meanwhile has told its manager the rest.
-    write_verdict(&places.verdict, &ending.verdict(false, trace.length()));
-    let reported = match ending {
-        Ending::Abandoned => true,
-        _ => trace.finish(&owner, &ending.to_final(&plan.job.features.failure_reasons), settings.final_update_tries.max(1)).await,
-    };
+    write_verdict(&places.verdict, &ending.verdict(abandoned, trace.length()));
+    let told = ending.to_final(&plan.job.features.failure_reasons);
+    let reported = abandoned || trace.finish(&owner, &told, settings.final_update_tries).await;
     stages.leave(&ending).await;
     Ok(ending.verdict(reported, trace.length()))
 }

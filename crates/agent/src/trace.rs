@@ -145,7 +145,13 @@ impl Trace {
             if !wait.is_zero() {
                 tokio::select! { () = self.shared.grown.notified() => {}, () = tokio::time::sleep(wait) => {} }
             }
-            let called = if self.unsent() { self.patch(owner).await } else { self.touch(owner, last_call).await };
+            let called = if self.unsent() {
+                self.patch(owner).await
+            } else if last_call.elapsed() >= TOUCH {
+                self.touch(owner).await.map(Some)
+            } else {
+                continue;
+            };
             match called {
                 Ok(None) => {}
                 Ok(Some(hints)) => {
@@ -258,10 +264,7 @@ impl Trace {
         Ok(Some(hints))
     }
 
-    async fn touch(&self, owner: &Owner, last_call: Instant) -> Result<Option<Hints>, gitlab_client::ClientError> {
-        if last_call.elapsed() < TOUCH {
-            return Ok(None);
-        }
+    async fn touch(&self, owner: &Owner) -> Result<Hints, gitlab_client::ClientError> {
         let body = UpdateJob {
             token: owner.token.expose().to_owned(),
             state: JobState::Running.as_str().to_owned(),
@@ -269,7 +272,7 @@ impl Trace {
         };
         let (outcome, hints) = owner.client.update_job(owner.id, &owner.token, &body).await?;
         self.learn(if outcome == UpdateOutcome::Gone { RemoteState::Canceled } else { hints.remote });
-        Ok(Some(hints))
+        Ok(hints)
     }
 
     /// Notes the job's state; it never goes back from a cancel.

@@ -9,17 +9,12 @@ use k8s_openapi::api::core::v1::{
 /// Owner alone may read the plan.
 const PLAN_MODE: i32 = 0o400;
 
-/// Name of plan Secret number `index` (from 0) of a pod.
-fn plan_secret(pod: &str, index: usize) -> String {
-    if index == 0 { format!("{pod}{}", names::PLAN_SUFFIX) } else { format!("{pod}{}-{index}", names::PLAN_SUFFIX) }
-}
-
 /// All volumes of the pod.
 pub fn all(context: &Context<'_>) -> Vec<Volume> {
     // The plan belongs to the job and not to the attempt: a pod made again reads the same one.
     let first = pod_name(context.job, context.runner, 1);
     let part = |index| VolumeProjection {
-        secret: Some(SecretProjection { name: plan_secret(&first, index), ..SecretProjection::default() }),
+        secret: Some(SecretProjection { name: names::plan_secret(&first, index), ..SecretProjection::default() }),
         ..VolumeProjection::default()
     };
     let sources = (0..context.surroundings.plan_parts.max(1)).map(part).collect();

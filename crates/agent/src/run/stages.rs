@@ -31,6 +31,23 @@ enum Stop {
     Terminated,
 }
 
+/// What ends a stage that is not a script.
+struct Guard {
+    remote: watch::Receiver<RemoteState>,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Guard {
+    /// Runs a stage as long as nothing stops the job; after a cancel only harder reasons count.
+    async fn run(&self, canceling_counts: bool, stage: impl Future<Output = Result<(), Ending>>) -> Result<(), Ending> {
+        tokio::select! {
+            done = stage => done,
+            stop = stopped(self.remote.clone(), self.deadline, canceling_counts) => Err(ending_of(stop, self.timeout)),
+        }
+    }
+}
+
 /// The job on its way.
 pub struct Stages<'a> {
     plan: &'a Plan,
@@ -63,24 +80,20 @@ impl<'a> Stages<'a> {
     /// All stages.
     pub async fn run(&mut self) -> Ending {
         self.header().await;
-        let mut ending = match self.guarded(Self::prepare).await {
+        let guard = Guard { remote: self.remote.clone(), deadline: self.deadline, timeout: self.plan.timeout() };
+        let mut ending = match guard.run(true, self.prepare()).await {
             Ok(()) => self.steps().await,
             Err(ending) => ending,
         };
         if self.prepared && self.may_go_on(&ending) {
             self.after_script(&ending).await;
         }
-        if self.prepared && self.may_go_on(&ending) {
-            let (remote, deadline, timeout) = (self.remote.clone(), self.deadline, self.plan.timeout());
-            let uploaded = tokio::select! {
-                done = self.uploads(&ending) => done,
-                stop = stopped(remote, deadline, false) => Err(ending_of(stop, timeout)),
-            };
-            if let Err(failed) = uploaded
-                && (ending.is_success() || failed == Ending::Abandoned)
-            {
-                ending = failed;
-            }
+        if self.prepared
+            && self.may_go_on(&ending)
+            && let Err(failed) = guard.run(false, self.uploads(&ending)).await
+            && (ending.is_success() || failed == Ending::Abandoned)
+        {
+            ending = failed;
         }
         self.section("cleanup_file_variables", "Cleaning up project directory and file based variables", true).await;
         let _ = std::fs::remove_dir_all(self.file_directory());
@@ -118,16 +131,6 @@ impl<'a> Stages<'a> {
             self.trace.line(&format!("\x1b[0;33mWARNING: {} is not supported by gantry yet", one.what)).await;
         }
         self.section_end("prepare_executor").await;
-    }
-
-    /// Runs a stage that is not a script, as long as nothing stops the job.
-    async fn guarded(&mut self, stage: impl AsyncFnOnce(&mut Self) -> Result<(), Ending>) -> Result<(), Ending> {
-        let (remote, deadline) = (self.remote.clone(), self.deadline);
-        let timeout = self.plan.timeout();
-        tokio::select! {
-            done = stage(self) => done,
-            stop = stopped(remote, deadline, true) => Err(ending_of(stop, timeout)),
-        }
     }
 
     async fn prepare(&mut self) -> Result<(), Ending> {
@@ -316,7 +319,7 @@ impl<'a> Stages<'a> {
         }
     }
 
-    async fn uploads(&mut self, ending: &Ending) -> Result<(), Ending> {
+    async fn uploads(&self, ending: &Ending) -> Result<(), Ending> {
         let wanted: Vec<_> = self.plan.job.artifacts.iter().filter(|one| one.when.applies(ending.is_success())).collect();
         if wanted.is_empty() {
             return Ok(());

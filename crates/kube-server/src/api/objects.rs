@@ -2,7 +2,7 @@
 
 use super::{Request, watching};
 use crate::patch::{self, PatchKind};
-use crate::{ApiError, DeleteOptions, Kind, Selectors, Store, validate};
+use crate::{ApiError, DeleteOptions, Kind, Store, validate};
 use axum::Json;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -177,9 +177,4 @@ fn body(request: &Request) -> Result<Value, ApiError> {
         return Err(ApiError::unsupported_media_type("bodies are read as JSON here"));
     }
     serde_json::from_slice(&request.body).map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))
-}
-
-/// Selectors of a request, for the watch.
-pub fn selectors(request: &Request) -> Result<Selectors, ApiError> {
-    request.query.selectors()
 }

@@ -1,6 +1,6 @@
 //! Watches: one JSON object per line, as long as the client listens.
 
-use super::{Request, objects};
+use super::Request;
 use crate::{ApiError, Kind, Store, WatchFrom};
 use axum::body::Body;
 use axum::response::Response;
@@ -23,13 +23,12 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
         Some(version) if version > 0 && !initial => WatchFrom::Version(version),
         _ => WatchFrom::Now,
     };
-    let events = store.watch(kind, request.target.namespace.as_deref(), objects::selectors(request)?, from)?;
+    let mut events = store.watch(kind, request.target.namespace.as_deref(), request.query.selectors()?, from)?;
     let bookmarks = request.query.is_true("allowWatchBookmarks");
     let limit = request.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(64);
     tokio::spawn(async move {
         let mut first_left = events.first_len();
-        let mut events = events;
         let deadline = tokio::time::sleep(limit);
         tokio::pin!(deadline);
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + BOOKMARK, BOOKMARK);
