@@ -18,7 +18,7 @@ mod patch;
 mod validate;
 
 pub use api::router;
-pub use backend::{LogOptions, NoBackend, PodBackend, PodRef};
+pub use backend::{ExecOptions, ExecSession, LogOptions, NoBackend, PodBackend, PodRef};
 pub use error::ApiError;
 pub use kind::Kind;
 pub use selectors::Selectors;

@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube_server::backend::LogStream;
-use kube_server::{ApiError, Kind, LogOptions, NoBackend, PodBackend, PodEvent, PodRef, Store, memory, router};
+use kube_server::{
+    ApiError, ExecOptions, ExecSession, Kind, LogOptions, NoBackend, PodBackend, PodEvent, PodRef, Store, memory, router,
+};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,6 +238,10 @@ impl PodBackend for FixedLog {
             let text = format!("{} {} {:?}\n", pod.name, options.container, options.tail_lines);
             Ok(futures::stream::iter([Ok(text.into())]).boxed())
         })
+    }
+
+    fn exec(&self, _pod: PodRef, _options: ExecOptions) -> futures::future::BoxFuture<'_, Result<ExecSession, ApiError>> {
+        Box::pin(async { Err(ApiError::bad_request("nothing runs here")) })
     }
 }
 

@@ -16,17 +16,15 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
     let name = target.name.as_deref().unwrap_or_default();
     let pod = server.store.get(target.kind, target.namespace(), name)?;
     let query = &request.query;
-    for unserved in ["previous", "sinceSeconds", "sinceTime"] {
-        if query.get(unserved).is_some_and(|value| !value.is_empty() && value != "false") {
-            return Err(ApiError::bad_request(format!("{unserved} is not served here")));
-        }
-    }
     let options = LogOptions {
         container: container(&pod, query.get("container"))?,
         follow: query.is_true("follow"),
         tail_lines: query.number("tailLines")?,
         timestamps: query.is_true("timestamps"),
         limit_bytes: query.number("limitBytes")?,
+        previous: query.is_true("previous"),
+        since_seconds: query.number("sinceSeconds")?,
+        since_time: since_time(query.get("sinceTime"))?,
     };
     let uid = pod.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
     let pod = PodRef { namespace: target.namespace().to_owned(), name: name.to_owned(), uid };
@@ -35,6 +33,11 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
         .header("content-type", "text/plain")
         .body(Body::from_stream(stream))
         .map_err(|error| ApiError::internal(format!("failed to answer with the log: {error}")))
+}
+
+fn since_time(text: Option<&str>) -> Result<Option<jiff::Timestamp>, ApiError> {
+    let parse = |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("sinceTime must be a time, not {text:?}")));
+    text.filter(|text| !text.is_empty()).map(parse).transpose()
 }
 
 /// The container that is meant: the one named, or the only one.
