@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus
 /// What a pod's state says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing is wrong so far; a sentence when the pod waits for something worth telling.
-    GoesOn(Option<String>),
+    /// Nothing is wrong so far.
+    GoesOn,
     /// The agent ended and told GitLab itself.
     Reported,
     /// The agent ended with a verdict that GitLab did not accept yet.
@@ -67,17 +67,79 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
     if let Some((reason, sentence)) = of_pod(status) {
         return fail(reason, sentence);
     }
-    if let Some((reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
-        return fail(reason, sentence);
+    if let Some((reason, sentence)) = containers.iter().find_map(|one| out_of_memory(one)) {
+        // An agent that runs sees this for itself, and it knows what ran.
+        if deleted || !helper.is_some_and(|helper| state(helper).running.is_some()) {
+            return fail(reason, sentence);
+        }
     }
     if deleted {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        return fail(FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted while the job ran"));
+        let why = disruption(status).map(|why| format!(" ({why})")).unwrap_or_default();
+        return fail(FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted while the job ran{why}"));
+    }
+    if let Some((reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
+        return fail(reason, sentence);
+    }
+    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+        let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        let why = if words.is_empty() { "no reason is given".to_owned() } else { words };
+        return fail(FailureReason::RunnerSystemFailure, format!("the pod ended before its agent could report: {why}"));
     }
     if let Some((reason, sentence)) = containers.iter().find_map(|one| waiting(one)) {
         return fail(reason, sentence);
     }
-    Finding::GoesOn(if started { None } else { unscheduled(status) })
+    Finding::GoesOn
+}
+
+/// Whether the agent was started, whatever became of it.
+pub fn agent_started(pod: &Pod) -> bool {
+    of_container(pod, names::HELPER_CONTAINER).is_some_and(has_started)
+}
+
+/// Whether the agent runs now, as far as its node tells.
+pub fn agent_runs(pod: &Pod) -> bool {
+    of_container(pod, names::HELPER_CONTAINER).is_some_and(|helper| state(helper).running.is_some())
+}
+
+/// Whether both containers that make a job have started.
+pub fn is_up(pod: &Pod) -> bool {
+    [names::HELPER_CONTAINER, names::BUILD_CONTAINER].iter().all(|name| of_container(pod, name).is_some_and(has_started))
+}
+
+/// What the pod's conditions complain of, as reason and message.
+pub fn conditions(pod: &Pod) -> Vec<(String, String)> {
+    let mut list = Vec::new();
+    for condition in pod.status.iter().flat_map(|status| status.conditions.iter().flatten()) {
+        if let ("False", Some(reason), Some(message)) = (condition.status.as_str(), &condition.reason, &condition.message)
+            && !list.iter().any(|(known, _)| known == reason)
+        {
+            list.push((reason.clone(), message.clone()));
+        }
+    }
+    list
+}
+
+/// Why a pod does not run yet, in a sentence.
+pub fn why_it_waits(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = |one: &ContainerStatus| {
+        let waiting = state(one).waiting?;
+        let message = waiting.message.map(|message| format!(" ({message})")).unwrap_or_default();
+        Some(format!("container {} waits: {}{message}", one.name, waiting.reason?))
+    };
+    unscheduled(status)
+        .or_else(|| status.init_container_statuses.iter().chain(&status.container_statuses).flatten().find_map(waiting))
+}
+
+fn of_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.iter().flatten().find(|one| one.name == name)
+}
+
+/// Who took the pod away, where Kubernetes says it.
+fn disruption(status: &PodStatus) -> Option<String> {
+    let disrupted = status.conditions.iter().flatten().find(|one| one.type_ == "DisruptionTarget" && one.status == "True")?;
+    disrupted.message.clone().or_else(|| disrupted.reason.clone())
 }
 
 fn state(container: &ContainerStatus) -> ContainerState {
@@ -111,6 +173,21 @@ fn of_pod(status: &PodStatus) -> Option<(FailureReason, String)> {
     }
 }
 
+/// A container of ours that the kernel killed.
+fn out_of_memory(container: &ContainerStatus) -> Option<(FailureReason, String)> {
+    let name = container.name.as_str();
+    let key = match name {
+        names::HELPER_CONTAINER => "helper_memory_limit",
+        names::BUILD_CONTAINER => "memory_limit",
+        _ => return None,
+    };
+    if state(container).terminated?.reason? != "OOMKilled" {
+        return None;
+    }
+    let sentence = format!("container {name} was killed because it used more memory than its limit; raise {key}");
+    Some((FailureReason::RunnerSystemFailure, sentence))
+}
+
 /// A container that ended although the agent left no verdict.
 fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
     let end = state(container).terminated?;
@@ -123,11 +200,6 @@ fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
         .unwrap_or_default();
     let ours = name == names::HELPER_CONTAINER || name == names::BUILD_CONTAINER;
     match word {
-        "OOMKilled" if ours => {
-            let key = if name == names::HELPER_CONTAINER { "helper_memory_limit" } else { "memory_limit" };
-            let sentence = format!("container {name} was killed because it used more memory than its limit; raise {key}");
-            Some((FailureReason::RunnerSystemFailure, sentence))
-        }
         "ContainerCannotRun" | "StartError" if ours => {
             let sentence = format!("container {name} could not be started{message}");
             Some((FailureReason::RunnerConfigurationError, sentence))

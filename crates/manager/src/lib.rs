@@ -1,11 +1,110 @@
 //! The manager: asks for jobs, makes pods, watches them, explains failures, cleans up.
 //!
 //! ```text
-//! poll → admit → store → confirm → launch → watch → diagnose → finish
+//!  wiring ─▶ recover ─▶ sweep          once, at the start: go on with what the cluster holds
+//!                │
+//!  poll ─▶ admit ─▶ store ─▶ confirm ─▶ launch ─▶ follow ─▶ finish
+//!   ▲      slot,    plan     PUT         pod       │  ▲        │ trace, state, Secret, pod
+//!   └ next plan     Secret   running               │  │        ▼
+//!                                       diagnose ◀─┘  watch   gone
 //! ```
 //!
-//! Of this flow only `diagnose` is written yet.
+//! Nothing is kept that is not in the cluster. Which step a job has reached is read from there, so that another
+//! manager (or this one after a crash) goes on from it:
+//!
+//! | plan Secret | pod | step | who comes next does |
+//! | --- | --- | --- | --- |
+//! | none | none | not ours (yet, or any more) | nothing; GitLab hands an unconfirmed job out again |
+//! | `stored` | none | stored, perhaps confirmed | confirm (again), launch; a refusal deletes the Secret |
+//! | any | there | launched | follow |
+//! | `launched` | none | the pod went away unseen | report, clean |
+//! | none | there | told to GitLab | delete the pod |
+//!
+//! The manager writes to a job's trace only while no agent has started, or after the pod can do no more; it never
+//! touches a byte of a running job's log.
 
 pub mod diagnose;
 
+mod admit;
+mod backoff;
+mod cluster;
+mod confirm;
+mod finish;
+mod follow;
+mod launch;
+mod poll;
+mod recover;
+mod steps;
+mod store;
+mod sweep;
+mod trace;
+mod waiting;
+mod watch;
+mod wiring;
+
 pub use diagnose::{Diagnosis, Finding, diagnose};
+
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long calls in flight have to come to an end after `stop`.
+const STOPPING: Duration = Duration::from_secs(3);
+
+/// What a manager works with.
+pub struct Options {
+    /// The configuration, already read.
+    pub config: runner_config::Config,
+    /// The cluster, in memory or over TLS.
+    pub client: kube::Client,
+    /// Which manager this is; the same after a restart, different for each replica.
+    pub system_id: String,
+    /// Image of the helper container where the configuration names none.
+    pub helper_image: String,
+    /// Version, as jobs' logs and GitLab show it.
+    pub version: String,
+    /// Ends [`run`]: no more jobs are asked for, running pods are left alone.
+    pub stop: CancellationToken,
+}
+
+/// Why a manager cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address of a runner entry cannot be used.
+    #[error("runner \"{runner}\" cannot reach GitLab")]
+    Gitlab {
+        /// Name of the entry.
+        runner: String,
+        /// Why.
+        #[source]
+        source: gitlab_client::ClientError,
+    },
+    /// The system id leaves nothing that Kubernetes takes for a label.
+    #[error("system id \"{0}\" has no letter or digit")]
+    SystemId(String),
+}
+
+/// Runs until `stop`, and returns within seconds of it.
+///
+/// # Errors
+/// Only when the configuration cannot be used at all; whatever goes wrong later is retried and logged.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let stop = options.stop.clone();
+    let manager = wiring::connect(options)?;
+    // Whoever drops this future wants everything to end, as after a crash.
+    let halt = manager.halt.clone().drop_guard();
+    tracing::info!(system.id = manager.system_id, runners = manager.runners.len(), "manager started");
+    if recover::recover(&manager).await {
+        for runner in &manager.runners {
+            let (manager, runner) = (manager.clone(), runner.clone());
+            manager.clone().spawn(async move { poll::poll(&manager, &runner).await });
+        }
+        stop.cancelled().await;
+    }
+    manager.tasks.close();
+    if tokio::time::timeout(STOPPING, manager.tasks.wait()).await.is_err() {
+        tracing::warn!("calls in flight did not end in time; what they left is gone on with at the next start");
+    }
+    drop(halt);
+    tracing::info!("manager stopped");
+    Ok(())
+}

@@ -66,12 +66,14 @@ fn the_agents_verdict_counts_before_anything_else() {
 #[test]
 fn what_goes_on_is_left_alone() {
     let running = with("helper", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
-    assert_eq!(finding(running, false), Finding::GoesOn(None));
-    assert_eq!(finding(waiting("ContainerCreating", ""), false), Finding::GoesOn(None));
+    assert_eq!(finding(running, false), Finding::GoesOn);
+    assert_eq!(finding(waiting("ContainerCreating", ""), false), Finding::GoesOn);
     let service = with("svc-0", json!({"terminated": {"exitCode": 1, "reason": "Error"}}));
-    assert_eq!(finding(service, false), Finding::GoesOn(None), "a job may end its services");
+    assert_eq!(finding(service, false), Finding::GoesOn, "a job may end its services");
     let pending = json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]});
-    assert!(matches!(finding(pending, false), Finding::GoesOn(Some(sentence)) if sentence.contains("0/1 nodes")));
+    assert_eq!(finding(pending.clone(), false), Finding::GoesOn);
+    let pod = serde_json::from_value(json!({"status": pending})).unwrap();
+    assert_eq!(manager::diagnose::why_it_waits(&pod).unwrap(), "no node can take the pod: 0/1 nodes are available");
 }
 
 #[test]

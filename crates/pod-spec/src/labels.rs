@@ -15,7 +15,7 @@ pub fn metadata(context: &Context<'_>) -> ObjectMeta {
         map.iter().map(|(key, value)| (key.clone(), context.variables.expand(value))).collect()
     };
     let mut labels: BTreeMap<_, _> =
-        expand(&kubernetes.pod_labels).into_iter().map(|(key, value)| (key, sanitised(&value))).collect();
+        expand(&kubernetes.pod_labels).into_iter().map(|(key, value)| (key, label_value(&value))).collect();
     for (key, value) in [
         (names::MANAGED_BY, names::MANAGED_BY_VALUE.to_owned()),
         (names::LABEL_OWNER, context.surroundings.owner.to_owned()),
@@ -23,7 +23,7 @@ pub fn metadata(context: &Context<'_>) -> ObjectMeta {
         (names::LABEL_RUNNER, context.runner.short_token().to_owned()),
         (names::LABEL_PROJECT, job.project.id.to_string()),
     ] {
-        labels.insert(key.to_owned(), sanitised(&value));
+        labels.insert(key.to_owned(), label_value(&value));
     }
     let mut annotations = expand(&kubernetes.pod_annotations);
     for (key, value) in [
@@ -41,8 +41,8 @@ pub fn metadata(context: &Context<'_>) -> ObjectMeta {
     }
 }
 
-/// A value that Kubernetes takes for a label.
-fn sanitised(value: &str) -> String {
+/// A value that Kubernetes takes for a label: other characters become `_`, 63 of them are kept.
+pub fn label_value(value: &str) -> String {
     let plain = value
         .chars()
         .map(|character| if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '_' });

@@ -11,6 +11,7 @@ mod resources;
 mod services;
 mod volumes;
 
+pub use labels::label_value;
 pub use names::pod_name;
 
 use job::{Job, Variables};

@@ -1,0 +1,181 @@
+//! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
+
+use crate::steps;
+use crate::wiring::{Manager, RunnerSide};
+use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
+use gitlab_api::JobResponse;
+use job::{Job, JobId, Secret, Variable};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// How many tries the agent's final update has (row "job_status_final_update_retry_limit").
+const FINAL_UPDATE_TRIES: u32 = 10;
+/// GitLab Runner's limit of a log, in KiB, where none is set.
+const OUTPUT_LIMIT: u64 = 4096;
+const MASKED: &str = "[MASKED]";
+
+/// Room for one job.
+#[derive(Default)]
+pub struct Slot {
+    _of_runner: Option<OwnedSemaphorePermit>,
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    /// Waits for room.
+    pub async fn take(manager: &Manager, runner: &RunnerSide) -> Self {
+        // The entry's own room first: who waits for it must not keep room from other entries.
+        let _of_runner = runner.room.clone().acquire_owned().await.ok();
+        let _of_all = manager.room.clone().acquire_owned().await.ok();
+        Self { _of_runner, _of_all }
+    }
+
+    /// Takes what room there is, for a job that runs already.
+    pub fn take_what_is_left(manager: &Manager, runner: &RunnerSide) -> Self {
+        Self { _of_runner: runner.room.clone().try_acquire_owned().ok(), _of_all: manager.room.clone().try_acquire_owned().ok() }
+    }
+}
+
+/// What is kept of a job after its plan has gone into the cluster.
+pub struct Tracked {
+    /// Its number.
+    pub id: JobId,
+    /// Its token.
+    pub token: Secret,
+    /// The entry it came through.
+    pub runner: Arc<RunnerSide>,
+    /// Name of its pod.
+    pub pod: String,
+    /// How many Secrets hold its plan.
+    pub parts: usize,
+    /// Failure reasons that its GitLab knows.
+    pub knows: Vec<String>,
+    /// Its time limit.
+    pub timeout: Duration,
+    /// Values that must not appear in its trace.
+    masked: Vec<Secret>,
+}
+
+impl Tracked {
+    /// What is kept of a plan.
+    pub fn new(plan: &Plan, runner: Arc<RunnerSide>, parts: usize) -> Self {
+        let job = &plan.job;
+        let expanded = job.variables.expanded();
+        let values = expanded.iter().chain(job.variables.iter()).filter(|one| one.masked && !one.value.is_empty());
+        let mut masked: Vec<_> = values.map(|one| one.value.clone()).collect();
+        // Longer ones first: one may be part of another.
+        masked.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        masked.dedup();
+        Self {
+            id: job.id,
+            token: job.token.clone(),
+            runner,
+            pod: plan.settings.pod_name.clone(),
+            parts,
+            knows: job.features.failure_reasons.clone(),
+            timeout: job.timeout,
+            masked: masked.into_iter().map(Secret::new).collect(),
+        }
+    }
+
+    /// Namespace of the pod.
+    pub fn namespace(&self) -> &str {
+        &self.runner.namespace
+    }
+
+    /// A text of the cluster as it may stand in the trace: an image's name, for one, may hold a masked value.
+    pub fn masked(&self, text: &str) -> String {
+        let hide = |text: String, value: &Secret| text.replace(value.expose(), MASKED);
+        self.masked.iter().fold(text.to_owned(), hide)
+    }
+}
+
+/// Begins with a job that was handed out.
+pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobResponse, slot: Slot) {
+    let (id, token) = (payload.id, Secret::new(payload.token.clone()));
+    tracing::info!(job.id = id, runner.name = runner.config.name, "job received");
+    match payload.into_job() {
+        Ok(job) => {
+            let plan = plan(manager, runner, job);
+            let task = steps::from_the_start(manager.clone(), runner.clone(), plan, slot);
+            manager.spawn(task);
+        }
+        Err(error) if id > 0 && !token.is_empty() => {
+            let job = Tracked {
+                id,
+                token,
+                runner: runner.clone(),
+                pod: String::new(),
+                parts: 0,
+                knows: Vec::new(),
+                timeout: Duration::ZERO,
+                masked: Vec::new(),
+            };
+            let manager = manager.clone();
+            manager.clone().spawn(async move { steps::refuse(&manager, &job, &error.to_string(), slot).await });
+        }
+        Err(error) => tracing::error!(job.id = id, runner.name = runner.config.name, %error, "a job that cannot even be refused"),
+    }
+}
+
+/// Everything the agent needs.
+fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job) -> Plan {
+    let config = &runner.config;
+    // What the runner sets stands in front: a job's own variables win.
+    let mut variables: job::Variables = runner_variables(manager, runner).into_iter().collect();
+    variables.extend(job.variables.iter().cloned());
+    job.variables = variables;
+    let builds_dir = match job.variables.expand(&config.builds_dir) {
+        empty if empty.is_empty() => names::BUILDS_DIR.to_owned(),
+        configured => configured,
+    };
+    let project_dir = format!("{}/{}", builds_dir.trim_end_matches('/'), project_path(&job));
+    let image = job.image.as_ref().map_or(config.kubernetes.image.as_str(), |image| image.name.as_str());
+    Plan {
+        coordinator: Coordinator {
+            url: config.url.clone(),
+            clone_url: (!config.clone_url.is_empty()).then(|| config.clone_url.clone()),
+            ca_pem: None,
+        },
+        workspace: Workspace { builds_dir, project_dir },
+        settings: Settings {
+            version: manager.version.clone(),
+            runner_name: config.name.clone(),
+            runner_short_token: config.short_token().to_owned(),
+            system_id: manager.system_id.clone(),
+            namespace: runner.namespace.clone(),
+            pod_name: pod_spec::pod_name(&job, config, 1),
+            image: job.variables.expanded().expand(image),
+            output_limit: if config.output_limit == 0 { OUTPUT_LIMIT } else { config.output_limit } * 1024,
+            pre_build_script: config.pre_build_script.clone(),
+            post_build_script: config.post_build_script.clone(),
+            cancel_grace_seconds: 0,
+            final_update_tries: FINAL_UPDATE_TRIES,
+        },
+        job,
+    }
+}
+
+fn runner_variables(manager: &Manager, runner: &RunnerSide) -> Vec<Variable> {
+    let raw = |key: &str, value: &str| Variable { raw: true, ..Variable::public(key, value) };
+    let mut list = vec![
+        raw("CI_RUNNER_SHORT_TOKEN", runner.config.short_token()),
+        raw("CI_RUNNER_VERSION", &manager.version),
+        raw("CI_RUNNER_EXECUTABLE_ARCH", &format!("{}/{}", std::env::consts::OS, manager.info().architecture)),
+    ];
+    let configured = runner.config.environment.iter().filter_map(|pair| pair.split_once('='));
+    // Not public, as in GitLab Runner: they reach scripts, not the pod's spec.
+    list.extend(configured.map(|(key, value)| Variable { public: false, ..Variable::public(key, value) }));
+    list
+}
+
+/// Where the project lies below the builds directory; a path from outside cannot lead out of it.
+fn project_path(job: &Job) -> String {
+    let given = match job.project.full_path.as_str() {
+        "" => job.variables.get("CI_PROJECT_PATH").unwrap_or_default(),
+        path => path,
+    };
+    let parts: Vec<_> = given.split('/').filter(|part| !["", ".", ".."].contains(part)).collect();
+    if parts.is_empty() { format!("project-{}", job.project.id) } else { parts.join("/") }
+}

@@ -1,0 +1,223 @@
+//! One job's pod from its creation to its end, by what the watch tells and what does not happen in time.
+//!
+//! Times are counted on our own clock from when we began to follow: the cluster's clock may be another. What is only
+//! suspected (a pod that a list lacks, one that does not come up) is asked for once more before it is believed.
+
+use crate::admit::Tracked;
+use crate::cluster;
+use crate::diagnose::{self, Diagnosis, Finding};
+use crate::launch;
+use crate::waiting::{Heard, Waiting};
+use crate::watch::{Following, Seen};
+use crate::wiring::Manager;
+use agent_contract::Verdict;
+use job::FailureReason;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// After a doubtful list, until the next question.
+const DOUBT: Duration = Duration::from_secs(5);
+/// A deleted pod whose node is alive is gone by its grace period and this.
+const LEAVING: Duration = Duration::from_secs(60);
+/// Kubernetes' grace where a pod names none.
+const DEFAULT_GRACE: i64 = 30;
+/// Beyond the job's timeout, the agent's reporting and Kubernetes' own deadline: nobody is there any more.
+const BACKSTOP: Duration = Duration::from_secs(1200);
+
+/// How following ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The manager stops; the pod is left alone.
+    Stopped,
+    /// The agent told GitLab.
+    Reported,
+    /// The agent ended and could not tell.
+    Unreported(Verdict),
+    /// The pod will not do its job.
+    Failed(Diagnosis),
+    /// Cancelled before the agent began; GitLab waits for our word.
+    Canceling,
+    /// GitLab wants nothing more of the job.
+    Unwanted,
+}
+
+/// Follows the pod of a job to its end.
+pub async fn follow(manager: &Manager, job: &Tracked, following: &mut Following) -> End {
+    let mut follower = Follower::new(manager, job);
+    loop {
+        let seen = following.newest();
+        follower.learn(seen);
+        if let Some(end) = follower.judge().await {
+            return end;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = manager.stop.cancelled() => return End::Stopped,
+                () = following.changed() => break,
+                () = tokio::time::sleep_until(follower.next_alarm()) => {}
+            }
+            if let Some(end) = follower.alarm().await {
+                return end;
+            }
+        }
+    }
+}
+
+struct Follower<'a> {
+    manager: &'a Manager,
+    job: &'a Tracked,
+    began: Instant,
+    seen: Seen,
+    waiting: Waiting<'a>,
+    /// All containers that count have started.
+    up: bool,
+    /// When a pod that is being deleted must be gone.
+    gone_by: Option<Instant>,
+    /// When to ask again whether a missing pod is gone.
+    doubt: Option<Instant>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(manager: &'a Manager, job: &'a Tracked) -> Self {
+        Self {
+            manager,
+            job,
+            began: Instant::now(),
+            seen: Seen::default(),
+            waiting: Waiting::new(job),
+            up: false,
+            gone_by: None,
+            doubt: None,
+        }
+    }
+
+    fn learn(&mut self, seen: Seen) {
+        self.doubt = (seen.missing && !seen.deleted).then(Instant::now);
+        self.seen = seen;
+        let Some(pod) = &self.seen.pod else { return };
+        let leaving = pod.metadata.deletion_timestamp.is_some();
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(DEFAULT_GRACE);
+        let by = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or_default()) + LEAVING;
+        self.gone_by = if leaving { self.gone_by.or(Some(by)) } else { None };
+        self.up = diagnose::is_up(pod);
+        if diagnose::agent_started(pod) {
+            self.waiting.be_silent();
+        }
+    }
+
+    /// What the last state means.
+    async fn judge(&mut self) -> Option<End> {
+        if self.doubt.is_some_and(|at| at <= Instant::now()) {
+            self.look().await;
+        }
+        let Some(pod) = &self.seen.pod else {
+            let unknown = || Pod {
+                metadata: kube::core::ObjectMeta { name: Some(self.job.pod.clone()), ..Default::default() },
+                ..Pod::default()
+            };
+            return self.seen.deleted.then(|| self.of(diagnose::diagnose(&unknown(), true))).flatten();
+        };
+        // A pod that is being deleted may still bring its agent's last word.
+        let overdue = self.gone_by.is_some_and(|by| by <= Instant::now());
+        let ending = self.gone_by.is_some() && !diagnose::agent_runs(pod);
+        let finding = diagnose::diagnose(pod, self.seen.deleted || overdue || ending);
+        self.of(finding)
+    }
+
+    fn of(&self, finding: Finding) -> Option<End> {
+        match finding {
+            Finding::GoesOn => None,
+            Finding::Reported => Some(End::Reported),
+            Finding::Unreported(verdict) => Some(End::Unreported(verdict)),
+            Finding::Failed(diagnosis) => Some(End::Failed(diagnosis)),
+        }
+    }
+
+    /// Asks for the pod itself.
+    async fn look(&mut self) {
+        let pods: Api<Pod> = Api::namespaced(self.manager.client.clone(), self.job.namespace());
+        match cluster::call("look for the pod", pods.get_opt(&self.job.pod)).await {
+            Ok(Some(pod)) => self.learn(Seen { pod: Some(Arc::new(pod)), deleted: false, missing: false }),
+            Ok(None) => {
+                let pod = self.seen.pod.take();
+                self.learn(Seen { pod, deleted: true, missing: true });
+            }
+            Err(error) => {
+                let error = cluster::chain(&error);
+                tracing::warn!(job.id = self.job.id, pod.name = self.job.pod, error, "the pod could not be looked for");
+                self.doubt = Some(Instant::now() + DOUBT);
+            }
+        }
+    }
+
+    fn up_by(&self) -> Option<Instant> {
+        (!self.up).then(|| self.began + launch::poll_timeout(self.job))
+    }
+
+    fn backstop(&self) -> Instant {
+        self.began + self.job.timeout.min(Duration::from_secs(10 * 365 * 86_400)) + BACKSTOP
+    }
+
+    fn next_alarm(&self) -> Instant {
+        let alarms = [self.up_by(), self.waiting.next(), self.gone_by, self.doubt, Some(self.backstop())];
+        alarms.into_iter().flatten().min().unwrap_or_else(Instant::now)
+    }
+
+    /// Something did not happen in time.
+    async fn alarm(&mut self) -> Option<End> {
+        let now = Instant::now();
+        let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if late(self.gone_by) || late(self.doubt) {
+            return self.judge().await.or_else(|| {
+                // Not to come back at once while the cluster cannot be asked.
+                self.gone_by = self.gone_by.map(|by| by.max(now + DOUBT));
+                None
+            });
+        }
+        if late(self.up_by()) || late(Some(self.backstop())) {
+            return self.out_of_time().await;
+        }
+        if late(self.waiting.next()) {
+            return match self.waiting.tick(self.manager, self.seen.pod.as_deref()).await {
+                Heard::Nothing => None,
+                Heard::Canceling => Some(End::Canceling),
+                Heard::Unwanted => Some(End::Unwanted),
+            };
+        }
+        None
+    }
+
+    /// The watch may lag: only the pod itself is believed.
+    async fn out_of_time(&mut self) -> Option<End> {
+        let before = self.doubt;
+        self.look().await;
+        if self.doubt.is_some() && self.doubt != before {
+            self.began += DOUBT;
+            return None;
+        }
+        if let Some(end) = self.judge().await {
+            return Some(end);
+        }
+        let now = Instant::now();
+        let (name, namespace) = (&self.job.pod, self.job.namespace());
+        let pod = self.seen.pod.as_deref();
+        let (reason, sentence) = if self.up_by().is_some_and(|at| at <= now) {
+            let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref()).unwrap_or("unknown");
+            let why = pod.and_then(diagnose::why_it_waits).map(|why| format!(": {why}")).unwrap_or_default();
+            let seconds = launch::poll_timeout(self.job).as_secs();
+            let sentence =
+                format!("timed out after {seconds} s waiting for pod {namespace}/{name} to run (last phase: {phase}){why}");
+            (FailureReason::RunnerSystemFailure, sentence)
+        } else if self.backstop() <= now {
+            let sentence = format!("the pod {name} was not heard of again after the job's timeout");
+            (FailureReason::JobExecutionTimeout, sentence)
+        } else {
+            return None;
+        };
+        Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run: pod.is_none_or(diagnose::agent_started) }))
+    }
+}

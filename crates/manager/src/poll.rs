@@ -1,0 +1,113 @@
+//! Asking for jobs: one long-polling loop per `[[runners]]` entry.
+//!
+//! Room is taken before the question, so that a job that is handed out can always start. After a job the next question
+//! follows at once; a pause is made only after an empty answer that came at once, because a long poll that the server
+//! held is a pause already.
+
+use crate::admit::{self, Slot};
+use crate::backoff::Backoff;
+use crate::cluster;
+use crate::wiring::{Manager, RunnerSide};
+use gitlab_api::JobRequest;
+use gitlab_client::ClientError;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::ListParams;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An empty answer after less than this was not held by the server.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Row "check_interval" of the parity inventory: 0 means 3 s.
+const DEFAULT_INTERVAL: u64 = 3;
+/// A question in flight at the stop may still bring a job; after this it is dropped, and GitLab, which has no
+/// confirmation, hands its job out again.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+
+/// Asks until the stop.
+pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
+    let name = runner.config.name.as_str();
+    let mut request = JobRequest {
+        info: manager.info(),
+        token: runner.token.expose().to_owned(),
+        system_id: manager.system_id.clone(),
+        last_update: String::new(),
+    };
+    let mut trouble = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut refused = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
+    loop {
+        let Some(slot) = until_stop(manager, Slot::take(manager, runner)).await else { return };
+        if until_stop(manager, cluster_answers(manager, runner)).await.is_none() {
+            return;
+        }
+        let begun = Instant::now();
+        let Some(answer) = last_answer(manager, runner.gitlab.request_job(&runner.token, &request)).await else { return };
+        let pause = match answer {
+            Ok(requested) => {
+                (trouble.reset(), refused.reset());
+                request.last_update = requested.last_update.unwrap_or(request.last_update);
+                if let Some(payload) = requested.job {
+                    admit::start(manager, runner, *payload, slot);
+                    continue;
+                }
+                if begun.elapsed() < AT_ONCE { interval(manager) } else { Duration::ZERO }
+            }
+            Err(ClientError::Forbidden { .. }) => {
+                let pause = refused.pause();
+                tracing::error!(
+                    runner.name = name,
+                    pause_s = pause.as_secs(),
+                    "GitLab does not accept the token of this runner; was the runner removed, or its token reset?"
+                );
+                pause
+            }
+            Err(error) => {
+                let pause = trouble.pause();
+                let error = cluster::chain(&error);
+                tracing::warn!(runner.name = name, error, pause_ms = pause.as_millis(), "failed to ask for a job");
+                pause
+            }
+        };
+        drop(slot);
+        if until_stop(manager, tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+fn interval(manager: &Manager) -> Duration {
+    Duration::from_secs(if manager.check_interval == 0 { DEFAULT_INTERVAL } else { manager.check_interval })
+}
+
+/// `None` once the manager stops.
+async fn until_stop<T>(manager: &Manager, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = manager.stop.cancelled() => None,
+        result = future => Some(result),
+    }
+}
+
+/// Like [`until_stop`], but an answer that is on its way still counts.
+async fn last_answer<T>(manager: &Manager, question: impl Future<Output = T>) -> Option<T> {
+    let stopped = async {
+        manager.stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWER).await;
+    };
+    tokio::select! { biased; answer = question => Some(answer), () = stopped => None }
+}
+
+/// Comes back once the cluster takes calls: a job must not be taken that cannot be stored.
+async fn cluster_answers(manager: &Manager, runner: &RunnerSide) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+    while manager.cluster_down.load(Ordering::Relaxed) {
+        let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), &runner.namespace);
+        let probe = ListParams::default().labels(&manager.selector()).limit(1);
+        match cluster::call("reach the cluster", secrets.list_metadata(&probe)).await {
+            Err(error) if error.is_short_lived() => tokio::time::sleep(backoff.pause()).await,
+            _ => manager.cluster_down.store(false, Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! One job from step to step, from its beginning or from where a manager before us left it.
+
+use crate::admit::{Slot, Tracked};
+use crate::confirm::{self, Confirmed};
+use crate::finish::{self, Told};
+use crate::follow::{self, End};
+use crate::launch;
+use crate::store::{self, StoreError};
+use crate::watch::Following;
+use crate::wiring::{Manager, RunnerSide};
+use agent_contract::Plan;
+use job::FailureReason;
+use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A job that was just handed out.
+pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan: Plan, slot: Slot) {
+    let Some(following) = manager.hub.follow(&runner.namespace, &plan.settings.pod_name) else {
+        tracing::warn!(job.id = plan.job.id, runner.name = runner.config.name, "the job was handed out again while it is ours");
+        return;
+    };
+    let parts = match plan.to_parts() {
+        Ok(parts) => parts,
+        Err(error) => {
+            let job = Tracked::new(&plan, runner, 0);
+            return refuse(&manager, &job, &format!("the plan of the job cannot be written: {error}"), slot).await;
+        }
+    };
+    let job = Tracked::new(&plan, runner, parts.len());
+    let pod = launch::pod_of(&manager, &job, &plan.job);
+    // From here on the plan is in the cluster and not in our memory.
+    let labels = store::labels(&manager, &job, plan.job.project.id);
+    drop(plan);
+    match store::store(&manager, &job, labels, parts).await {
+        Ok(()) => {}
+        Err(StoreError::Refused(sentence)) => return refuse(&manager, &job, &sentence, slot).await,
+        Err(StoreError::OfAnother) => {
+            tracing::warn!(job.id = job.id, pod.name = job.pod, "the job is with another manager");
+            return;
+        }
+        Err(StoreError::Unreachable(error)) => {
+            manager.cluster_down.store(true, Ordering::Relaxed);
+            tracing::error!(
+                job.id = job.id,
+                error,
+                "the plan could not be stored; not confirmed, GitLab hands the job out again"
+            );
+            return;
+        }
+    }
+    let confirmed = confirm::confirm(&manager, &job, confirm::Since::Now).await;
+    from_confirmation(&manager, job, confirmed, pod, following).await;
+    drop(slot);
+}
+
+/// A job whose plan is stored and whose pod was never made.
+pub async fn from_the_plan(manager: Arc<Manager>, job: Tracked, plan: Plan, following: Following, slot: Slot) {
+    let pod = launch::pod_of(&manager, &job, &plan.job);
+    drop(plan);
+    let confirmed = confirm::confirm(&manager, &job, confirm::Since::LongAgo).await;
+    from_confirmation(&manager, job, confirmed, pod, following).await;
+    drop(slot);
+}
+
+/// A job whose pod has been made, and perhaps is gone.
+pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, following: Following, slot: Slot) {
+    if !launched {
+        store::mark_launched(&manager, &job).await;
+    }
+    to_the_end(&manager, &job, following).await;
+    drop(slot);
+}
+
+/// A job that cannot be stored or understood: GitLab is told why.
+pub async fn refuse(manager: &Manager, job: &Tracked, sentence: &str, slot: Slot) {
+    if confirm::confirm(manager, job, confirm::Since::Now).await != Confirmed::Forgotten {
+        finish::finish(manager, job, Told::failed(job, FailureReason::RunnerSystemFailure, sentence)).await;
+    }
+    drop(slot);
+}
+
+async fn from_confirmation(manager: &Manager, job: Tracked, confirmed: Confirmed, pod: Result<Pod, Told>, following: Following) {
+    match confirmed {
+        Confirmed::Ours => {}
+        Confirmed::Forgotten => return store::delete(manager, &job).await,
+        Confirmed::Canceling => return finish::finish(manager, &job, Told::canceled()).await,
+    }
+    let launched = match pod {
+        Ok(pod) => launch::launch(manager, &job, &pod).await,
+        Err(told) => Err(told),
+    };
+    match launched {
+        Ok(()) => to_the_end(manager, &job, following).await,
+        Err(told) => finish::finish(manager, &job, told).await,
+    }
+}
+
+async fn to_the_end(manager: &Manager, job: &Tracked, mut following: Following) {
+    let told = match follow::follow(manager, job, &mut following).await {
+        End::Stopped => return,
+        End::Reported => Told::Already,
+        End::Unreported(verdict) => Told::of_agent(job, &verdict),
+        End::Failed(diagnosis) => Told::failed(job, diagnosis.reason, &diagnosis.sentence),
+        End::Canceling => Told::canceled(),
+        End::Unwanted => Told::Already,
+    };
+    finish::finish(manager, job, told).await;
+}

@@ -1,0 +1,101 @@
+//! The manager's few lines in a job's trace.
+//!
+//! GitLab's offset rules: a patch begins where the trace ends, and a 416 tells where that is. A patch whose answer was
+//! lost may have counted; the next answer shows it, so that no line stands there twice.
+
+use crate::admit::Tracked;
+use bytes::Bytes;
+use gitlab_client::{ClientError, Hints, PatchOutcome};
+use job::RemoteState;
+use std::time::Duration;
+
+/// Far behind the end of any trace: GitLab refuses a patch there and says how much it has.
+const BEYOND: u64 = 1 << 50;
+/// Another writer may be faster this many times; then the try is over.
+const RESYNCS: usize = 20;
+
+/// Where we stand in a trace.
+pub struct Writer<'a> {
+    job: &'a Tracked,
+    position: u64,
+    /// End of a patch that was never answered.
+    unanswered: Option<u64>,
+}
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It stands there.
+    Yes(Hints),
+    /// Somebody else has written since.
+    Behind,
+    /// Nobody wants it any more.
+    Gone,
+}
+
+impl<'a> Writer<'a> {
+    /// At the beginning.
+    pub fn new(job: &'a Tracked) -> Self {
+        Self { job, position: 0, unanswered: None }
+    }
+
+    /// Bytes up to here, once something was written.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How many bytes GitLab has; `None` when the trace is closed.
+    pub async fn length(&mut self) -> Result<Option<u64>, ClientError> {
+        let (outcome, _) = self.patch(BEYOND, Bytes::from_static(b"\n")).await?;
+        match outcome {
+            PatchOutcome::Resync(length) => {
+                self.position = length;
+                Ok(Some(length))
+            }
+            // A server that takes bytes from nowhere knows no offsets.
+            PatchOutcome::Accepted => Ok(Some(self.position)),
+            PatchOutcome::Gone | PatchOutcome::Forbidden => Ok(None),
+        }
+    }
+
+    /// Writes a line if the trace is as we left it.
+    pub async fn write_next(&mut self, line: &[u8]) -> Result<Written, ClientError> {
+        let end = self.position + line.len() as u64;
+        let before = self.unanswered.replace(end);
+        let (outcome, hints) = self.patch(self.position, Bytes::copy_from_slice(line)).await?;
+        self.unanswered = None;
+        Ok(match outcome {
+            PatchOutcome::Accepted => {
+                self.position = end;
+                Written::Yes(hints)
+            }
+            PatchOutcome::Resync(at) if before == Some(at) && at > self.position => {
+                self.position = at;
+                Written::Yes(hints)
+            }
+            PatchOutcome::Resync(at) => {
+                self.position = at;
+                Written::Behind
+            }
+            PatchOutcome::Gone | PatchOutcome::Forbidden => Written::Gone,
+        })
+    }
+
+    /// Writes a line behind whatever stands there.
+    pub async fn append(&mut self, line: &[u8]) -> Result<Written, ClientError> {
+        for _ in 0..RESYNCS {
+            match self.write_next(line).await? {
+                Written::Behind => tokio::time::sleep(Duration::from_millis(50)).await,
+                written => return Ok(written),
+            }
+        }
+        Ok(Written::Behind)
+    }
+
+    async fn patch(&self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
+        let (outcome, hints) = self.job.runner.gitlab.patch_trace(self.job.id, &self.job.token, start, bytes).await?;
+        // A job that is over there takes nothing more, whatever became of these bytes.
+        let over = matches!(hints.remote, RemoteState::Canceled | RemoteState::Failed);
+        Ok((if over { PatchOutcome::Gone } else { outcome }, hints))
+    }
+}

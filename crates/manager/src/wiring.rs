@@ -1,0 +1,174 @@
+//! What the parts of a manager share, made once from the options.
+
+use crate::watch::Hub;
+use crate::{Error, Options};
+use agent_contract::names;
+use gitlab_api::{Features, Info};
+use gitlab_client::{Client, ClientConfig};
+use job::Secret;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Everything a job's task needs besides the job.
+pub struct Manager {
+    /// The cluster.
+    pub client: kube::Client,
+    /// Which manager this is.
+    pub system_id: String,
+    /// The same as a label's value.
+    pub owner: String,
+    /// Helper image where the configuration names none.
+    pub helper_image: String,
+    /// Version of the manager.
+    pub version: String,
+    /// One per `[[runners]]` entry.
+    pub runners: Vec<Arc<RunnerSide>>,
+    /// Room for jobs over all runners (`concurrent`).
+    pub room: Arc<Semaphore>,
+    /// Seconds between questions answered at once.
+    pub check_interval: u64,
+    /// Who follows which pod.
+    pub hub: Arc<Hub>,
+    /// Set when the cluster did not take a plan: no job is asked for until it answers again.
+    pub cluster_down: AtomicBool,
+    /// No more jobs are asked for; what runs is left alone.
+    pub stop: CancellationToken,
+    /// Everything ends at once.
+    pub halt: CancellationToken,
+    /// All tasks that `stop` waits for.
+    pub tasks: TaskTracker,
+}
+
+/// One `[[runners]]` entry at work.
+pub struct RunnerSide {
+    /// Its configuration.
+    pub config: runner_config::Runner,
+    /// Its GitLab.
+    pub gitlab: Client,
+    /// Its token.
+    pub token: Secret,
+    /// Namespace of its pods.
+    pub namespace: String,
+    /// Room for jobs of this entry (`limit`).
+    pub room: Arc<Semaphore>,
+}
+
+impl Manager {
+    /// Starts a task that ends with the manager.
+    pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let halt = self.halt.clone();
+        self.tasks.spawn(async move {
+            tokio::select! { () = halt.cancelled() => {}, () = task => {} }
+        });
+    }
+
+    /// What all objects of this manager have in common.
+    pub fn selector(&self) -> String {
+        format!("{}={},{}={}", names::MANAGED_BY, names::MANAGED_BY_VALUE, names::LABEL_OWNER, self.owner)
+    }
+
+    /// What we say of ourselves to GitLab, with every call the same: the server keeps the features of the last one.
+    pub fn info(&self) -> Info {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Info {
+            name: "gitlab-runner".to_owned(),
+            version: self.version.clone(),
+            revision: String::new(),
+            platform: std::env::consts::OS.to_owned(),
+            architecture: architecture.to_owned(),
+            executor: "kubernetes".to_owned(),
+            shell: "bash".to_owned(),
+            features: features(),
+            config: gitlab_api::runner::InfoConfig::default(),
+        }
+    }
+}
+
+/// What the agent can do, no more: GitLab hands out jobs by it.
+fn features() -> Features {
+    Features {
+        variables: true,
+        image: true,
+        services: true,
+        artifacts: true,
+        upload_multiple_artifacts: true,
+        upload_raw_artifacts: true,
+        refspecs: true,
+        masking: true,
+        raw_variables: true,
+        artifacts_exclude: true,
+        multi_build_steps: true,
+        trace_reset: true,
+        trace_checksum: true,
+        trace_size: true,
+        cancelable: true,
+        return_exit_code: true,
+        service_variables: true,
+        service_multiple_aliases: true,
+        image_executor_opts: true,
+        cancel_gracefully: true,
+        two_phase_job_commit: true,
+        ..Features::default()
+    }
+}
+
+/// Makes the manager; nothing is sent yet.
+pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
+    let owner = pod_spec::label_value(&options.system_id);
+    if owner.is_empty() {
+        return Err(Error::SystemId(options.system_id));
+    }
+    let concurrent = options.config.concurrent() as usize;
+    if concurrent < options.config.runners.len() {
+        tracing::warn!(concurrent, "fewer jobs at once than runners: they take turns in asking, which can take a minute each");
+    }
+    let runners = options
+        .config
+        .runners
+        .into_iter()
+        .map(|config| RunnerSide::new(config, concurrent, &options.version).map(Arc::new))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Arc::new(Manager {
+        client: options.client,
+        system_id: options.system_id,
+        owner,
+        helper_image: options.helper_image,
+        version: options.version,
+        runners,
+        room: Arc::new(Semaphore::new(concurrent)),
+        check_interval: options.config.check_interval,
+        hub: Arc::default(),
+        cluster_down: AtomicBool::new(false),
+        stop: options.stop,
+        halt: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    }))
+}
+
+impl RunnerSide {
+    /// An entry with its connection.
+    pub fn new(config: runner_config::Runner, concurrent: usize, version: &str) -> Result<Self, Error> {
+        let client = ClientConfig {
+            url: config.url.clone(),
+            ca_pem: None,
+            user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
+        };
+        let gitlab = Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })?;
+        let namespace = if config.kubernetes.namespace.is_empty() { "default" } else { &config.kubernetes.namespace };
+        let limit = if config.limit == 0 { concurrent } else { config.limit as usize };
+        Ok(Self {
+            gitlab,
+            token: Secret::new(config.token.clone()),
+            namespace: namespace.to_owned(),
+            room: Arc::new(Semaphore::new(limit)),
+            config,
+        })
+    }
+}

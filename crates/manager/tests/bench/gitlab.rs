@@ -1,0 +1,172 @@
+//! A GitLab over real HTTP: it hands out payloads, keeps traces by GitLab's offset rules, and misbehaves when told to.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{patch, post, put};
+use gitlab_api::{JobRequest, UpdateJob, headers, trace};
+use serde_json::Value;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long an empty queue is held.
+const HOLD: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Known {
+    queue: VecDeque<Value>,
+    requests: Vec<JobRequest>,
+    jobs: BTreeMap<u64, JobThere>,
+    /// Answers of the next job requests instead of the right ones.
+    request_faults: VecDeque<u16>,
+    /// Answers of the next updates and patches instead of the right ones.
+    faults: VecDeque<u16>,
+}
+
+/// A job as GitLab sees it.
+#[derive(Clone, Debug, Default)]
+pub struct JobThere {
+    pub updates: Vec<UpdateJob>,
+    pub trace: Vec<u8>,
+    /// `Job-Status` of the answers.
+    pub status: String,
+    /// Whether its token is good for nothing.
+    pub gone: bool,
+    /// A patch at its beginning counts and its answer is lost.
+    pub lose_answers: usize,
+}
+
+impl JobThere {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.trace).into_owned()
+    }
+
+    pub fn last(&self) -> Option<UpdateJob> {
+        self.updates.iter().rfind(|update| update.state != "running").cloned()
+    }
+
+    pub fn finals(&self) -> usize {
+        self.updates.iter().filter(|update| update.state != "running").count()
+    }
+}
+
+#[derive(Clone)]
+pub struct Gitlab {
+    address: SocketAddr,
+    known: Arc<Mutex<Known>>,
+    news: Arc<Notify>,
+}
+
+impl Gitlab {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gitlab = Self { address, known: Arc::default(), news: Arc::default() };
+        let router = Router::new()
+            .route("/api/v4/jobs/request", post(request))
+            .route("/api/v4/jobs/{id}/trace", patch(append))
+            .route("/api/v4/jobs/{id}", put(update))
+            .with_state(gitlab.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        gitlab
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn offer(&self, payload: Value) {
+        self.known.lock().unwrap().queue.push_back(payload);
+        self.news.notify_waiters();
+    }
+
+    pub fn job(&self, id: u64) -> JobThere {
+        self.known.lock().unwrap().jobs.get(&id).cloned().unwrap_or_default()
+    }
+
+    pub fn with_job(&self, id: u64, change: impl FnOnce(&mut JobThere)) {
+        change(self.known.lock().unwrap().jobs.entry(id).or_default());
+    }
+
+    pub fn requests(&self) -> Vec<JobRequest> {
+        self.known.lock().unwrap().requests.clone()
+    }
+
+    pub fn request_faults(&self, statuses: impl IntoIterator<Item = u16>) {
+        self.known.lock().unwrap().request_faults.extend(statuses);
+    }
+
+    pub fn faults(&self, statuses: impl IntoIterator<Item = u16>) {
+        self.known.lock().unwrap().faults.extend(statuses);
+    }
+}
+
+async fn request(State(gitlab): State<Gitlab>, body: Bytes) -> Response {
+    let until = tokio::time::Instant::now() + HOLD;
+    let request: JobRequest = serde_json::from_slice(&body).unwrap();
+    gitlab.known.lock().unwrap().requests.push(request);
+    loop {
+        let news = gitlab.news.notified();
+        {
+            let mut known = gitlab.known.lock().unwrap();
+            if let Some(status) = known.request_faults.pop_front() {
+                return StatusCode::from_u16(status).unwrap().into_response();
+            }
+            if let Some(job) = known.queue.pop_front() {
+                return (StatusCode::CREATED, [(headers::LAST_UPDATE, "v1")], axum::Json(job)).into_response();
+            }
+        }
+        if tokio::time::timeout_at(until, news).await.is_err() {
+            return (StatusCode::NO_CONTENT, [(headers::LAST_UPDATE, "v1")]).into_response();
+        }
+    }
+}
+
+fn answer(job: &JobThere, status: u16) -> Response {
+    let word = if job.status.is_empty() { "running" } else { &job.status };
+    (StatusCode::from_u16(status).unwrap(), [(headers::JOB_STATUS, word.to_owned())], "{}").into_response()
+}
+
+async fn update(State(gitlab): State<Gitlab>, Path(id): Path<u64>, body: Bytes) -> Response {
+    let mut known = gitlab.known.lock().unwrap();
+    if let Some(status) = known.faults.pop_front() {
+        return StatusCode::from_u16(status).unwrap().into_response();
+    }
+    let job = known.jobs.entry(id).or_default();
+    let update: UpdateJob = serde_json::from_slice(&body).unwrap();
+    if job.gone || job.finals() > 0 {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    assert_eq!(update.token, format!("job-token-{id}"));
+    job.updates.push(update);
+    answer(job, 200)
+}
+
+async fn append(State(gitlab): State<Gitlab>, Path(id): Path<u64>, headers: HeaderMap, body: Bytes) -> Response {
+    let mut known = gitlab.known.lock().unwrap();
+    if let Some(status) = known.faults.pop_front() {
+        return StatusCode::from_u16(status).unwrap().into_response();
+    }
+    let job = known.jobs.entry(id).or_default();
+    if job.gone || job.finals() > 0 {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let range = headers.get(headers::CONTENT_RANGE).and_then(|value| trace::parse_content_range(value.to_str().ok()?));
+    let (start, end) = range.expect("a patch has a range");
+    assert_eq!(end - start + 1, body.len() as u64, "the range must fit the body");
+    if start != job.trace.len() as u64 {
+        let range = format!("0-{}", job.trace.len());
+        return (StatusCode::RANGE_NOT_SATISFIABLE, [(headers::RANGE, range)]).into_response();
+    }
+    job.trace.extend_from_slice(&body);
+    if job.lose_answers > 0 {
+        job.lose_answers -= 1;
+        return StatusCode::GATEWAY_TIMEOUT.into_response();
+    }
+    answer(job, 202)
+}

@@ -1,0 +1,165 @@
+//! A manager between a GitLab over HTTP and a Kubernetes API in memory, whose kubelet is the test.
+
+pub mod gitlab;
+
+use gitlab::Gitlab;
+use kube_server::{Kind, NoBackend, Selectors, Store, memory, router};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Bench {
+    pub gitlab: Gitlab,
+    pub store: Store,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+/// A manager at work.
+pub struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), manager::Error>>,
+}
+
+impl Running {
+    /// Stops it, and checks that it does so in time.
+    pub async fn stop(self) {
+        let begun = Instant::now();
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5), "the stop took {:?}", begun.elapsed());
+    }
+
+    /// Ends it as `kill -9` does.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+impl Bench {
+    pub async fn start() -> Self {
+        Self { gitlab: Gitlab::start().await, store: Store::new(), calls: Arc::default() }
+    }
+
+    fn client(&self) -> kube::Client {
+        let calls = self.calls.clone();
+        let with_host = tower::ServiceBuilder::new().map_request(move |mut request: http::Request<kube::client::Body>| {
+            let path = request.uri().path_and_query().map_or("/".to_owned(), ToString::to_string);
+            calls.lock().unwrap().push(format!("{} {path}", request.method()));
+            *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
+            request
+        });
+        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)));
+        kube::Client::new(with_host.service(served), "default")
+    }
+
+    /// Requests to the Kubernetes API so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// A manager with `concurrent` and more lines of `[runners.kubernetes]`.
+    pub fn manager(&self, concurrent: u32, kubernetes: &str) -> Running {
+        let text = format!(
+            "concurrent = {concurrent}\ncheck_interval = 1\n[[runners]]\nname = \"one\"\nurl = \"{}\"\ntoken = \"glrt-secretrunnertoken\"\n\
+             executor = \"kubernetes\"\n[runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
+            self.gitlab.url()
+        );
+        let stop = CancellationToken::new();
+        let options = manager::Options {
+            config: runner_config::parse(&text).unwrap().config,
+            client: self.client(),
+            system_id: "s_test".to_owned(),
+            helper_image: "gantry-helper".to_owned(),
+            version: "1.2.3".to_owned(),
+            stop: stop.clone(),
+        };
+        Running { stop, task: tokio::spawn(manager::run(options)) }
+    }
+
+    /// Names of the objects of a kind that gantry made.
+    pub fn names(&self, kind: Kind) -> Vec<String> {
+        let ours = Selectors::parse("app.kubernetes.io/managed-by=gantry", "").unwrap();
+        let objects = self.store.list(kind, Some("default"), &ours).0;
+        objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Everything that is stored, as text.
+    pub fn all(&self, kind: Kind) -> String {
+        let objects = self.store.list(kind, None, &Selectors::default()).0;
+        objects.iter().map(ToString::to_string).collect()
+    }
+
+    /// Plays the kubelet.
+    pub fn set_status(&self, pod: &str, status: Value) {
+        let written = self.store.update(Kind::Pod, "default", pod, |object| {
+            object["spec"]["nodeName"] = json!("node-1");
+            for (key, value) in status.as_object().unwrap() {
+                object["status"][key] = value.clone();
+            }
+            Ok(())
+        });
+        written.unwrap();
+    }
+
+    pub fn end_pod(&self, pod: &str) {
+        let object = self.store.get(Kind::Pod, "default", pod).unwrap();
+        self.store.remove(Kind::Pod, "default", pod, object["metadata"]["uid"].as_str().unwrap());
+    }
+
+    pub async fn wait_for_pod(&self, id: u64) -> String {
+        let name = pod(id);
+        until("the pod", || self.names(Kind::Pod).contains(&name)).await;
+        name
+    }
+
+    /// Waits until nothing of ours is left.
+    pub async fn wait_for_nothing(&self) {
+        let left = || (self.names(Kind::Pod), self.names(Kind::Secret));
+        until("an empty cluster", || left() == (vec![], vec![])).await;
+    }
+}
+
+pub fn pod(id: u64) -> String {
+    format!("runner-secretru-project-5-{id}")
+}
+
+pub fn payload(id: u64) -> Value {
+    json!({"id": id, "token": format!("job-token-{id}"),
+        "job_info": {"name": "unit", "stage": "test", "project_id": 5, "project_full_path": "group/project"},
+        "git_info": {"ref": "main", "sha": "abc"}, "runner_info": {"timeout": 3600},
+        "steps": [{"name": "script", "script": ["true"], "when": "on_success"}],
+        "features": {"trace_sections": true, "failure_reasons": ["image_pull_failure", "runner_configuration_error"]}})
+}
+
+/// One container's part of a status.
+pub fn container(name: &str, state: Value) -> Value {
+    json!({"name": name, "image": "alpine", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+}
+
+pub fn running() -> Value {
+    let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    json!({"phase": "Running", "containerStatuses": [container("helper", state.clone()), container("build", state)]})
+}
+
+/// The helper ended with a verdict.
+pub fn ended(verdict: &Value) -> Value {
+    let state = json!({"terminated": {"exitCode": 0, "message": verdict.to_string(), "startedAt": "2026-01-01T00:00:00Z"}});
+    json!({"phase": "Succeeded", "containerStatuses": [container("helper", state)]})
+}
+
+pub fn reported() -> Value {
+    ended(&json!({"state": "success", "reported": true, "trace_bytes": 9}))
+}
+
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
