@@ -3,7 +3,9 @@
 //! There is no authentication here: the router is for the same process. Whoever opens it to a network puts TLS with
 //! client certificates in front.
 
+mod channels;
 mod discovery;
+mod exec;
 mod objects;
 mod path;
 mod pods;
@@ -12,7 +14,7 @@ mod watching;
 use crate::{ApiError, PodBackend, Store};
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
@@ -20,6 +22,9 @@ use std::sync::Arc;
 
 /// Largest request body, the real server's own limit (3 MiB).
 const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// How long a request body may take.
+const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What every handler needs.
 #[derive(Clone)]
@@ -51,27 +56,37 @@ pub fn router(store: Store, backend: Arc<dyn PodBackend>) -> Router {
         .route("/api/{*path}", any(object))
         .route("/apis/{*path}", any(object))
         .fallback(|uri: Uri| async move { ApiError::no_such_path(uri.path()) })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Server { store, backend })
 }
 
-async fn object(
-    State(server): State<Server>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Response {
+async fn object(State(server): State<Server>, request: axum::extract::Request) -> Response {
     let answer = async {
-        let body =
-            body.map_err(|_| ApiError::too_large(format!("the request is larger than {MAX_BYTES} bytes", MAX_BYTES = MAX_BODY)))?;
-        let target = path::Target::parse(uri.path())?;
-        let query = path::Query::parse(uri.query().unwrap_or_default());
-        let request = Request { method, target, query, headers, body };
+        let target = path::Target::parse(request.uri().path())?;
+        if exec::is_stream(&target) {
+            return exec::answer(server, target, request).await;
+        }
+        let request = read(target, request).await?;
         if request.target.subresource.as_deref() == Some("log") {
             return pods::log(&server, &request).await;
         }
         objects::answer(&server.store, &request)
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Reads the body, within its bounds.
+async fn read(target: path::Target, request: axum::extract::Request) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY));
+    let body = body.await.map_err(|_| ApiError::timeout("the request did not arrive in time"))?;
+    let body = body.map_err(|error| {
+        let is_limit = error.into_inner().is::<http_body_util::LengthLimitError>();
+        if is_limit {
+            ApiError::too_large(format!("the request is larger than {MAX_BODY} bytes"))
+        } else {
+            ApiError::bad_request("the request did not arrive whole")
+        }
+    })?;
+    let query = path::Query::parse(parts.uri.query().unwrap_or_default());
+    Ok(Request { method: parts.method, target, query, headers: parts.headers, body })
 }

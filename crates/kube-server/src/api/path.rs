@@ -68,6 +68,11 @@ impl Query {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
+    /// All values of a key, in their order.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
     /// Whether a key is set to true, as Kubernetes reads it.
     pub fn is_true(&self, key: &str) -> bool {
         matches!(self.get(key), Some("true" | "1"))

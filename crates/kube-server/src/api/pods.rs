@@ -1,11 +1,13 @@
 //! What the kubelet serves of a pod: its logs.
 
+use super::path::Target;
 use super::{Request, Server};
-use crate::{ApiError, LogOptions, PodRef};
+use crate::{ApiError, Kind, LogOptions, PodRef, Store};
 use axum::body::Body;
 use axum::http::Method;
 use axum::response::Response;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// `GET pods/NAME/log`.
 pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiError> {
@@ -13,11 +15,10 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
         return Err(ApiError::method_not_allowed("a log can only be read"));
     }
     let target = &request.target;
-    let name = target.name.as_deref().unwrap_or_default();
-    let pod = server.store.get(target.kind, target.namespace(), name)?;
+    let (pod, object) = find(&server.store, target)?;
     let query = &request.query;
     let options = LogOptions {
-        container: container(&pod, query.get("container"))?,
+        container: container(&object, query.get("container"))?,
         follow: query.is_true("follow"),
         tail_lines: query.number("tailLines")?,
         timestamps: query.is_true("timestamps"),
@@ -26,13 +27,22 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
         since_seconds: query.number("sinceSeconds")?,
         since_time: since_time(query.get("sinceTime"))?,
     };
-    let uid = pod.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let pod = PodRef { namespace: target.namespace().to_owned(), name: name.to_owned(), uid };
     let stream = server.backend.logs(pod, options).await?;
     Response::builder()
         .header("content-type", "text/plain")
         .body(Body::from_stream(stream))
         .map_err(|error| ApiError::internal(format!("failed to answer with the log: {error}")))
+}
+
+/// The pod that a subresource is asked of.
+pub fn find(store: &Store, target: &Target) -> Result<(PodRef, Arc<Value>), ApiError> {
+    let name = target.name.as_deref().unwrap_or_default();
+    if target.kind != Kind::Pod {
+        return Err(ApiError::no_such_path(&format!("{}/{name}/{}", target.kind.resource(), target.subresource.as_deref().unwrap_or_default())));
+    }
+    let object = store.get(target.kind, target.namespace(), name)?;
+    let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok((PodRef { namespace: target.namespace().to_owned(), name: name.to_owned(), uid }, object))
 }
 
 fn since_time(text: Option<&str>) -> Result<Option<jiff::Timestamp>, ApiError> {
@@ -41,7 +51,7 @@ fn since_time(text: Option<&str>) -> Result<Option<jiff::Timestamp>, ApiError> {
 }
 
 /// The container that is meant: the one named, or the only one.
-fn container(pod: &Value, named: Option<&str>) -> Result<String, ApiError> {
+pub fn container(pod: &Value, named: Option<&str>) -> Result<String, ApiError> {
     let names: Vec<_> = ["containers", "initContainers"]
         .iter()
         .filter_map(|list| pod["spec"][*list].as_array())
