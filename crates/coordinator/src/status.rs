@@ -84,6 +84,35 @@ pub enum PipelineStatus {
     Skipped,
 }
 
+impl PipelineStatus {
+    /// All of them, in the order of declaration.
+    pub const ALL: [Self; 7] =
+        [Self::Created, Self::Running, Self::Success, Self::Failed, Self::Canceled, Self::Manual, Self::Skipped];
+
+    /// GitLab's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Manual => "manual",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Reads GitLab's word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Whether nothing will change any more by itself; a blocked pipeline is over too, until somebody starts the job.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Created | Self::Running)
+    }
+}
+
 /// The status of a pipeline whose jobs have these statuses; the flag is `allow_failure`.
 ///
 /// A blocked pipeline is one in which nothing moves any more and a manual job without `allow_failure` is left.
@@ -116,6 +145,9 @@ mod tests {
     fn every_word_reads_back() {
         for status in J::ALL {
             assert_eq!(J::parse(status.as_str()), Some(status));
+        }
+        for status in P::ALL {
+            assert_eq!(P::parse(status.as_str()), Some(status));
         }
     }
 

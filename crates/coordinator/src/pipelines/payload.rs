@@ -1,0 +1,141 @@
+//! The payload that a runner gets: the template of the job with everything filled in that the moment decides.
+
+use super::{PipelineContext, template, variables};
+use crate::Error;
+use crate::store::rows::{self, JobRow, ProjectRow};
+use gitlab_api::{Info, JobResponse, payload};
+use job::FailureReason;
+use rusqlite::{Connection, params_from_iter};
+
+/// Prefixes of tokens that a runner masks besides those it knows.
+const TOKEN_PREFIXES: [&str; 1] = ["glpat-"];
+
+/// Who asked for the job.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    pub id: u64,
+    pub description: String,
+}
+
+/// Everything that a payload is made of.
+pub struct Facts<'a> {
+    pub job: &'a JobRow,
+    pub context: &'a PipelineContext,
+    pub iid: u64,
+    pub created_at: i64,
+    pub now: i64,
+    pub project: &'a ProjectRow,
+    pub runner: &'a Runner,
+    pub info: &'a Info,
+    pub image: &'a str,
+    pub url: &'a str,
+}
+
+impl Facts<'_> {
+    /// Where to clone from, with the login in it.
+    pub fn repository_url(&self) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("http", self.url));
+        format!("{scheme}://gitlab-ci-token:{}@{rest}/{}.git", self.job.token, self.project.path)
+    }
+}
+
+/// The payload of `job` for `runner`.
+///
+/// # Errors
+/// When something stored cannot be read.
+pub fn make(db: &Connection, job: &JobRow, runner: (&Runner, &Info), place: (&str, i64)) -> Result<JobResponse, Error> {
+    let (context, iid, created_at) = rows::pipeline(db, job.pipeline)?;
+    let project = rows::project(db, context.project)?;
+    let mut made = rows::payload(db, job.id)?;
+    let (url, now) = place;
+    let image = made.image.name.clone();
+    let facts = Facts {
+        job,
+        context: &context,
+        iid,
+        created_at,
+        now,
+        project: &project,
+        runner: runner.0,
+        info: runner.1,
+        image: &image,
+        url,
+    };
+    made.variables = variables::of_job(&facts, std::mem::take(&mut made.variables));
+    made.id = job.id;
+    made.token.clone_from(&job.token);
+    made.job_info.pipeline_id = job.pipeline;
+    made.job_info.project_id = project.id;
+    made.job_info.project_name = project.path.rsplit('/').next().unwrap_or_default().to_owned();
+    made.job_info.project_full_path.clone_from(&project.path);
+    made.git_info = git_info(&facts, template::depth(&made.variables));
+    made.dependencies = dependencies(db, job)?;
+    made.features = features();
+    Ok(made)
+}
+
+fn git_info(facts: &Facts<'_>, depth: u32) -> payload::GitInfo {
+    let context = facts.context;
+    // The commit itself, not a ref: the repository is never written, and a snapshot of a working tree is on no branch.
+    let mut refspecs = vec![format!("+{}:refs/pipelines/{}", context.sha, facts.job.pipeline)];
+    if depth == 0 {
+        refspecs.push("+refs/heads/*:refs/remotes/origin/*".to_owned());
+        refspecs.push("+refs/tags/*:refs/tags/*".to_owned());
+    } else if context.ref_exists && context.ref_is_tag {
+        refspecs.push(format!("+refs/tags/{0}:refs/tags/{0}", context.ref_name));
+    } else if context.ref_exists {
+        refspecs.push(format!("+refs/heads/{0}:refs/remotes/origin/{0}", context.ref_name));
+    }
+    payload::GitInfo {
+        repo_url: facts.repository_url(),
+        repo_object_format: if context.sha.len() == 64 { "sha256" } else { "sha1" }.to_owned(),
+        reference: context.ref_name.clone(),
+        sha: context.sha.clone(),
+        before_sha: context.before_sha(),
+        ref_type: if context.ref_is_tag { "tag" } else { "branch" }.to_owned(),
+        refspecs,
+        depth,
+        protected: Some(false),
+    }
+}
+
+fn features() -> payload::Features {
+    let known = FailureReason::ALL.into_iter().filter(|reason| *reason != FailureReason::JobCanceled);
+    payload::Features {
+        trace_sections: true,
+        token_mask_prefixes: TOKEN_PREFIXES.map(str::to_owned).to_vec(),
+        failure_reasons: known.map(|reason| reason.as_str().to_owned()).collect(),
+    }
+}
+
+/// Archives that the job gets: of its needs, else of all earlier stages; fewer when `dependencies` says so.
+fn dependencies(db: &Connection, job: &JobRow) -> Result<Vec<payload::Dependency>, Error> {
+    const SELECT: &str = "SELECT jobs.id, jobs.token, jobs.name, artifacts.filename, artifacts.size FROM artifacts \
+         JOIN jobs ON jobs.id = artifacts.job WHERE artifacts.type = 'archive' AND jobs.pipeline = ?1";
+    let query = || {
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(payload::Dependency {
+                id: row.get(0)?,
+                token: row.get(1)?,
+                name: row.get(2)?,
+                artifacts_file: payload::ArtifactsFile { filename: row.get(3)?, size: row.get(4)? },
+            })
+        };
+        let by_needs = job.schedule.needs.is_some();
+        let condition = if by_needs { "" } else { " AND jobs.stage_index < ?2" };
+        let mut statement = db.prepare_cached(&format!("{SELECT}{condition} ORDER BY jobs.id"))?;
+        let stage = (!by_needs).then_some(job.stage_index as u64);
+        let rows = statement.query_map(params_from_iter([job.pipeline].into_iter().chain(stage)), read)?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let mut found = query().map_err(Error::store("read the archives of earlier jobs"))?;
+    if let Some(needs) = &job.schedule.needs {
+        let taken: std::collections::HashSet<&str> =
+            needs.iter().filter(|need| need.artifacts).map(|need| need.job.as_str()).collect();
+        found.retain(|one| taken.contains(one.name.as_str()));
+    }
+    if let Some(wanted) = &job.schedule.dependencies {
+        found.retain(|one| wanted.contains(&one.name));
+    }
+    Ok(found)
+}
