@@ -75,6 +75,11 @@ impl Kind {
         }
     }
 
+    /// API group; the core's is empty.
+    pub fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+
     /// Whether objects live in a namespace.
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node)

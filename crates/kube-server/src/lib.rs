@@ -11,6 +11,7 @@ pub mod kind;
 pub mod memory;
 pub mod selectors;
 pub mod store;
+pub mod tls;
 
 mod api;
 mod defaults;

@@ -28,7 +28,7 @@ struct FieldRule {
     equal: bool,
 }
 
-const FIELDS: [(&str, &str); 12] = [
+const FIELDS: [(&str, &str); 19] = [
     ("metadata.name", "/metadata/name"),
     ("metadata.namespace", "/metadata/namespace"),
     ("status.phase", "/status/phase"),
@@ -38,6 +38,13 @@ const FIELDS: [(&str, &str); 12] = [
     ("involvedObject.name", "/involvedObject/name"),
     ("involvedObject.namespace", "/involvedObject/namespace"),
     ("involvedObject.uid", "/involvedObject/uid"),
+    ("involvedObject.apiVersion", "/involvedObject/apiVersion"),
+    ("involvedObject.resourceVersion", "/involvedObject/resourceVersion"),
+    ("involvedObject.fieldPath", "/involvedObject/fieldPath"),
+    ("reportingComponent", "/reportingComponent"),
+    ("source", "/source/component"),
+    ("spec.serviceAccountName", "/spec/serviceAccountName"),
+    ("status.podIP", "/status/podIP"),
     ("type", "/type"),
     ("reason", "/reason"),
     ("spec.unschedulable", "/spec/unschedulable"),

@@ -9,6 +9,8 @@ mod exec;
 mod objects;
 mod path;
 mod pods;
+mod protobuf;
+mod table;
 mod watching;
 
 use crate::{ApiError, PodBackend, Store};
@@ -17,7 +19,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use std::sync::Arc;
 
 /// Largest request body, the real server's own limit (3 MiB).
@@ -53,6 +55,11 @@ pub fn router(store: Store, backend: Arc<dyn PodBackend>) -> Router {
         .route("/apis", get(discovery::apis))
         .route("/api/v1", get(discovery::core))
         .route("/apis/coordination.k8s.io/v1", get(discovery::coordination))
+        .route("/apis/authorization.k8s.io/v1", get(discovery::authorization))
+        .route("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", post(discovery::access_review))
+        .route("/openapi/v3", get(discovery::openapi))
+        .route("/openapi/v3/api/v1", get(discovery::openapi_core))
+        .route("/openapi/v3/apis/coordination.k8s.io/v1", get(discovery::openapi_coordination))
         .route("/api/{*path}", any(object))
         .route("/apis/{*path}", any(object))
         .fallback(|uri: Uri| async move { ApiError::no_such_path(uri.path()) })

@@ -1,6 +1,6 @@
 //! Create, get, list, update, patch and delete, for every kind alike.
 
-use super::{Request, watching};
+use super::{Request, protobuf, table, watching};
 use crate::patch::{self, PatchKind};
 use crate::{ApiError, DeleteOptions, Kind, Store, validate};
 use axum::Json;
@@ -24,7 +24,7 @@ pub fn answer(store: &Store, request: &Request) -> Result<Response, ApiError> {
             _ => Err(not_allowed(request)),
         },
         (None | Some("status"), Some(name)) => match request.method {
-            Method::GET => store.get(target.kind, target.namespace(), name).map(|object| Json(&*object).into_response()),
+            Method::GET => store.get(target.kind, target.namespace(), name).map(|object| one(request, &object)),
             Method::PUT => replace(store, request, name),
             Method::PATCH => patch_one(store, request, name),
             Method::DELETE if target.subresource.is_none() => delete(store, request, name),
@@ -38,9 +38,26 @@ fn not_allowed(request: &Request) -> ApiError {
     ApiError::method_not_allowed(format!("{} is not allowed on {}", request.method, request.target.kind.resource()))
 }
 
+/// One object, as the client wants to see it.
+fn one(request: &Request, object: &Value) -> Response {
+    if !table::is_wanted(&request.headers) {
+        return Json(object).into_response();
+    }
+    let include = table::Include::parse(request.query.get("includeObject"));
+    let mut rows = table::of(request.target.kind, std::iter::once(object), include, true);
+    rows["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
+    Json(rows).into_response()
+}
+
 fn list(store: &Store, request: &Request) -> Result<Response, ApiError> {
     let selectors = request.query.selectors()?;
     let (objects, version) = store.list(request.target.kind, request.target.namespace.as_deref(), &selectors);
+    if table::is_wanted(&request.headers) {
+        let include = table::Include::parse(request.query.get("includeObject"));
+        let mut rows = table::of(request.target.kind, objects.iter().map(|object| &**object), include, true);
+        rows["metadata"]["resourceVersion"] = json!(version.to_string());
+        return Ok(Json(rows).into_response());
+    }
     Ok(Json(list_of(request.target.kind, &objects, version)).into_response())
 }
 
@@ -173,7 +190,10 @@ fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
 
 fn body(request: &Request) -> Result<Value, ApiError> {
     let media_type = request.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("application/json");
-    if media_type.contains("protobuf") || media_type.contains("cbor") {
+    if media_type.contains("protobuf") {
+        return protobuf::decode(request.target.kind, &request.body);
+    }
+    if media_type.contains("cbor") {
         return Err(ApiError::unsupported_media_type("bodies are read as JSON here"));
     }
     serde_json::from_slice(&request.body).map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))

@@ -38,7 +38,11 @@ pub async fn log(server: &Server, request: &Request) -> Result<Response, ApiErro
 pub fn find(store: &Store, target: &Target) -> Result<(PodRef, Arc<Value>), ApiError> {
     let name = target.name.as_deref().unwrap_or_default();
     if target.kind != Kind::Pod {
-        return Err(ApiError::no_such_path(&format!("{}/{name}/{}", target.kind.resource(), target.subresource.as_deref().unwrap_or_default())));
+        return Err(ApiError::no_such_path(&format!(
+            "{}/{name}/{}",
+            target.kind.resource(),
+            target.subresource.as_deref().unwrap_or_default()
+        )));
     }
     let object = store.get(target.kind, target.namespace(), name)?;
     let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();

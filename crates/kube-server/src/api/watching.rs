@@ -1,12 +1,13 @@
 //! Watches: one JSON object per line, as long as the client listens.
 
-use super::Request;
+use super::{Request, table};
 use crate::{ApiError, Kind, Store, WatchFrom};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
     let mut events = store.watch(kind, request.target.namespace.as_deref(), request.query.selectors()?, from)?;
     let bookmarks = request.query.is_true("allowWatchBookmarks");
     let limit = request.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
+    let mut form = Form::of(request);
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(64);
     tokio::spawn(async move {
         let mut first_left = events.first_len();
@@ -47,7 +49,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
                 _ = ticks.tick(), if bookmarks && announced && first_left == 0 => line(&bookmark(kind, events.version(), false)),
                 event = events.next() => match event {
                     None => return,
-                    Some(Ok(event)) => line(&json!({"type": event.word(), "object": &**event.object()})),
+                    Some(Ok(event)) => line(&json!({"type": event.word(), "object": form.show(kind, event.object())})),
                     Some(Err(error)) => {
                         let _ = sender.send(Ok(line(&json!({"type": "ERROR", "object": error.to_status()})))).await;
                         return;
@@ -65,6 +67,27 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
         .header("content-type", "application/json")
         .body(body)
         .map_err(|error| ApiError::internal(format!("failed to answer the watch: {error}")))
+}
+
+/// How objects are shown: as they are, or as rows of a table whose columns are told once.
+struct Form {
+    table: Option<table::Include>,
+    with_columns: bool,
+}
+
+impl Form {
+    fn of(request: &Request) -> Self {
+        let include = table::Include::parse(request.query.get("includeObject"));
+        Self { table: table::is_wanted(&request.headers).then_some(include), with_columns: true }
+    }
+
+    fn show<'a>(&mut self, kind: Kind, object: &'a Value) -> Cow<'a, Value> {
+        let Some(include) = self.table else { return Cow::Borrowed(object) };
+        let with_columns = std::mem::take(&mut self.with_columns);
+        let mut rows = table::of(kind, std::iter::once(object), include, with_columns);
+        rows["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
+        Cow::Owned(rows)
+    }
 }
 
 fn line(value: &Value) -> Bytes {

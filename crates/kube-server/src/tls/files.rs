@@ -1,0 +1,31 @@
+//! Files that only their owner may read.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Makes a directory with mode 0700, or gives that mode to the one that is there.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)))
+        .map_err(|error| io::Error::new(error.kind(), format!("failed to make {} private: {error}", path.display())))
+}
+
+/// Writes a file with mode 0600 in one step: a reader sees the old content or the new, whatever happens meanwhile.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = directory.join(format!(".gantry-{}.tmp", uuid::Uuid::new_v4()));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    written.map_err(|error| {
+        // It may not have come into being.
+        let _ = std::fs::remove_file(&temporary);
+        io::Error::new(error.kind(), format!("failed to write {}: {error}", path.display()))
+    })
+}
