@@ -58,6 +58,11 @@ impl Context<'_> {
         spent + steps <= STEPS
     }
 
+    /// Counts the copying of text.
+    pub fn spend_text(&self, text: &str) -> bool {
+        self.spend(1 + text.len() / 64)
+    }
+
     /// All files of the repository, asked for once.
     pub fn files(&self) -> &Result<Vec<String>, String> {
         self.files.get_or_init(|| self.input.files.list())
@@ -71,6 +76,7 @@ impl Context<'_> {
         }
         let found = if pattern.contains(['*', '?', '[', '{']) {
             match self.files() {
+                Ok(files) if !self.spend(files.len() / 8) => false,
                 Ok(files) => files.iter().any(|file| fast_glob::glob_match(pattern, file)),
                 Err(reason) => {
                     self.sink.warning(place, format!("`rules:exists` counts as met for `{pattern}`: {reason}"), None);
@@ -147,6 +153,9 @@ fn read_jobs(reader: &JobReader<'_>, top: &Map) -> Vec<Draft> {
     let mut drafts = Vec::new();
     for entry in top.iter().filter(|entry| keywords::is_job(&entry.key)) {
         reader.read(entry, &mut drafts);
+        if reader.context.exhausted() {
+            break;
+        }
         if drafts.len() > MOST_JOBS {
             reader.context.sink.error(entry.place, format!("this pipeline has more than {MOST_JOBS} jobs"));
             break;

@@ -144,6 +144,11 @@ impl Sink {
         self.0.borrow().errors > 0
     }
 
+    /// Whether there are so many errors that hints help nobody any more.
+    pub fn is_full(&self) -> bool {
+        self.0.borrow().errors >= MOST / 4
+    }
+
     fn add(&self, severity: Severity, place: Place, message: String, hint: Option<String>) {
         let mut found = self.0.borrow_mut();
         if severity == Severity::Error {
@@ -152,7 +157,7 @@ impl Sink {
         if !found.seen.insert((place, message.clone())) {
             return;
         }
-        // Errors first: a thousand warnings must not push out the one line that explains the failure.
+        // Each kind has its own bound: a thousand warnings must not push out the one line that explains the failure.
         let of_this_kind = found.list.iter().filter(|(_, one)| one.severity == severity).count();
         if of_this_kind >= MOST {
             found.dropped += 1;

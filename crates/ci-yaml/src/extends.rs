@@ -3,7 +3,6 @@
 //! Parents are merged in order, the entry's own keys on top. An entry is worked out once, however many others extend it.
 
 use crate::compile::Context;
-use crate::keywords::nearest;
 use crate::merge::deep_merge;
 use crate::yaml::{Entry, Map, Node, Value};
 use std::collections::HashMap;
@@ -102,7 +101,7 @@ impl Extends<'_> {
         }
         let Some(entry) = self.top.get(text) else {
             let message = format!("`extends` names `{text}`, which is not there");
-            match nearest(text, self.top.iter().map(|entry| &*entry.key)) {
+            match self.context.nearest(text, self.top.iter().map(|entry| &*entry.key)) {
                 Some(near) => self.context.sink.error_with_hint(name.place, message, format!("did you mean `{near}`?")),
                 None => self.context.sink.error(name.place, message),
             }

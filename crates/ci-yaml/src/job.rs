@@ -72,8 +72,9 @@ impl JobReader<'_> {
         let allow_failure = timing::allow_failure(self.context, &map);
 
         let layers = Layers { inherited: inherited.cloned().collect(), own: own_variables, rules };
+        let weight = layers.weight(&template.job);
         for copy in parallel::read(self.context, &map, name) {
-            if !self.context.spend(layers.inherited.len() + layers.own.len() + template.job.script.len()) {
+            if !self.context.spend(weight) {
                 return;
             }
             let mut draft = template.copy(&copy.name);
@@ -170,6 +171,15 @@ struct Layers {
     inherited: Vec<YamlVariable>,
     own: Vec<YamlVariable>,
     rules: Option<Vec<Rule>>,
+}
+
+impl Layers {
+    /// What it costs to make one copy.
+    fn weight(&self, job: &PipelineJob) -> usize {
+        let variables = self.inherited.iter().chain(&self.own).map(|one| one.key.len() + one.value.len() + 32);
+        let commands = job.script.iter().chain(&job.after_script).map(|command| command.len() + 32);
+        1 + (variables.sum::<usize>() + commands.sum::<usize>()) / 64
+    }
 }
 
 /// All layers in order; a key once, with the value of the last layer that has it.

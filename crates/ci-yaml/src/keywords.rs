@@ -64,6 +64,10 @@ pub(crate) fn is_job(name: &str) -> bool {
 pub(crate) fn check_top(context: &Context<'_>, top: &Map) {
     for entry in top.iter() {
         if !is_job(&entry.key) {
+            if &*entry.key == "spec" {
+                let message = "`spec` belongs into a document of its own, before a line `---`";
+                context.sink.error(entry.place, message);
+            }
             continue;
         }
         if entry.key.is_empty() {
@@ -72,7 +76,7 @@ pub(crate) fn check_top(context: &Context<'_>, top: &Map) {
             context.sink.error(entry.place, "a job's name has at most 255 characters");
         } else if entry.node.map().is_none() {
             let message = format!("`{}` is no keyword, and a job must be a map, not {}", entry.key, entry.node.kind());
-            match nearest(&entry.key, TOP.iter().copied()) {
+            match context.nearest(&entry.key, TOP.iter().copied()) {
                 Some(near) => context.sink.error_with_hint(entry.place, message, format!("did you mean `{near}`?")),
                 None => context.sink.error(entry.place, message),
             }
@@ -83,7 +87,7 @@ pub(crate) fn check_top(context: &Context<'_>, top: &Map) {
 /// Says that a keyword is not among those that are known here.
 pub(crate) fn unknown(context: &Context<'_>, entry: &Entry, of: &str, known: &[&str]) {
     let message = format!("`{}` is no keyword of {of}", entry.key);
-    match nearest(&entry.key, known.iter().copied()) {
+    match context.nearest(&entry.key, known.iter().copied()) {
         Some(near) => context.sink.error_with_hint(entry.place, message, format!("did you mean `{near}`?")),
         None => context.sink.error(entry.place, message),
     }
@@ -110,16 +114,22 @@ impl Context<'_> {
     }
 }
 
-/// The known word that is most like this one, if it is like it at all.
-pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    if word.len() > 100 {
-        return None;
+impl Context<'_> {
+    /// The known word that is most like this one, if it is like it at all. Comparing is dear, so it ends where there are
+    /// many errors already.
+    pub fn nearest<'w>(&self, word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+        let length = word.chars().count();
+        if length > 60 || self.sink.is_full() {
+            return None;
+        }
+        let lower = word.to_lowercase();
+        let is_near = |distance: usize, candidate: &str| distance * 3 <= candidate.chars().count().max(3);
+        known
+            .take(1000)
+            .filter(|candidate| is_near(candidate.chars().count().abs_diff(length), candidate))
+            .map(|candidate| (strsim::osa_distance(&lower, &candidate.to_lowercase()), candidate))
+            .filter(|(distance, candidate)| is_near(*distance, candidate))
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, candidate)| candidate)
     }
-    let lower = word.to_lowercase();
-    known
-        .take(5000)
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance * 3 <= candidate.chars().count().max(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }

@@ -17,11 +17,16 @@ struct Policy {
 /// Whether a job without `rules` belongs to this pipeline.
 pub(crate) fn takes(context: &Context<'_>, job: &Map, scope: &Scope<'_>, workflow_has_rules: bool) -> bool {
     let present = |key: &str| job.get(key).filter(|entry| !entry.node.is_null());
-    let only = present("only").map(|entry| Policy::read(context, entry));
+    let only = present("only").map(|entry| {
+        // Refs of `only` are branches and tags where they are not named; `except` has no such default.
+        let mut policy = Policy::read(context, entry);
+        policy.refs.get_or_insert_with(|| vec!["branches".to_owned(), "tags".to_owned()]);
+        policy
+    });
     let except = present("except").map(|entry| Policy::read(context, entry));
     let taken = match &only {
         Some(policy) => policy.all(context, scope),
-        None if workflow_has_rules || except.is_some() => true,
+        None if workflow_has_rules => true,
         None => ref_matches("branches", scope) || ref_matches("tags", scope),
     };
     taken && !except.is_some_and(|policy| policy.any(context, scope))

@@ -51,7 +51,11 @@ impl Condition {
 
     /// Whether it is met.
     pub fn is_met(&self, context: &Context<'_>, scope: &Scope<'_>) -> bool {
-        self.expression.is_met(scope).unwrap_or_else(|NoPattern(name)| {
+        let met = self.expression.is_met(scope);
+        if !context.spend(1 + scope.take_copied() / 16) {
+            return false;
+        }
+        met.unwrap_or_else(|NoPattern(name)| {
             let message = format!("{name} holds no /pattern/, so this condition is never met");
             context.sink.warning(self.place, message, None);
             false

@@ -19,7 +19,7 @@ pub(crate) fn read(context: &Context<'_>, job: &Map, keyword: &str) -> Option<Ve
 
 fn commands(context: &Context<'_>, entry: &Entry, keyword: &str) -> Vec<String> {
     match &entry.node.value {
-        Value::Text(text) => vec![text.to_string()],
+        Value::Text(_) => context.string(&entry.node, keyword).into_iter().collect(),
         Value::List(items) => {
             context.flatten(items, keyword).into_iter().filter_map(|item| command(context, item, keyword)).collect()
         }
@@ -34,8 +34,8 @@ fn command(context: &Context<'_>, item: &Node, keyword: &str) -> Option<String> 
     if item.is_broken() {
         return None;
     }
-    if let Some(text) = item.text() {
-        return Some(text.to_owned());
+    if item.text().is_some() {
+        return context.string(item, keyword);
     }
     let message = format!("a command of `{keyword}` must be a string, not {}", item.kind());
     let first_key = item.map().and_then(|map| map.iter().next());

@@ -14,7 +14,10 @@ impl Context<'_> {
 
     /// A string.
     pub fn string(&self, node: &Node, what: &str) -> Option<String> {
-        let text = node.text().map(str::to_owned);
+        let text = node.text().filter(|text| self.spend_text(text)).map(str::to_owned);
+        if node.text().is_some() {
+            return text;
+        }
         if text.is_none() {
             let hint = "quote it";
             match node.value {
@@ -42,7 +45,7 @@ impl Context<'_> {
     /// A string, or a list of strings.
     pub fn string_or_strings(&self, node: &Node, what: &str) -> Vec<String> {
         match &node.value {
-            Value::Text(text) => vec![text.to_string()],
+            Value::Text(_) => self.string(node, what).into_iter().collect(),
             Value::List(_) => self.strings(node, what),
             _ => {
                 self.wrong(node, what, "a string or a list of strings");
@@ -65,7 +68,7 @@ impl Context<'_> {
         let found = node.text().and_then(|text| words.iter().find(|word| **word == text)).copied();
         if found.is_none() && !node.is_broken() {
             let message = format!("`{what}` must be one of {}", words.join(", "));
-            let near = node.text().and_then(|text| crate::keywords::nearest(text, words.iter().copied()));
+            let near = node.text().and_then(|text| self.nearest(text, words.iter().copied()));
             match near {
                 Some(near) => self.sink.error_with_hint(node.place, message, format!("did you mean `{near}`?")),
                 None => self.sink.error(node.place, message),

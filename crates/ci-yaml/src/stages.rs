@@ -1,7 +1,6 @@
 //! `stages`, and each job's `stage`.
 
 use crate::compile::Context;
-use crate::keywords::nearest;
 use crate::yaml::{Map, Node};
 use std::collections::HashMap;
 
@@ -62,7 +61,7 @@ impl Stages {
         let Some(stage) = context.string(&entry.node, "stage") else { return "test".to_owned() };
         if !self.order.contains_key(&stage) {
             let message = format!("the stage `{stage}` is not in `stages`");
-            let hint = match nearest(&stage, self.names.iter().map(String::as_str)) {
+            let hint = match context.nearest(&stage, self.names.iter().map(String::as_str)) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("the stages are {}", self.names.join(", ")),
             };

@@ -7,10 +7,11 @@ use crate::Input;
 use crate::compile::Context;
 use crate::pipeline::YamlVariable;
 use crate::yaml::{Entry, Map, Node, Value};
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// An expanded value longer than this is used as it is written.
-const LONGEST: usize = 256 * 1024;
+const LONGEST: usize = 64 * 1024;
 
 /// Where variables stand: only those of the whole file take a description and options.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,9 @@ fn variable(context: &Context<'_>, entry: &Entry, level: Level) -> Option<YamlVa
 }
 
 fn scalar(context: &Context<'_>, node: &Node, key: &str) -> Option<String> {
+    if !node.text().is_none_or(|text| context.spend_text(text)) {
+        return None;
+    }
     let text = node.scalar_text();
     if text.is_none() {
         context.sink.error(node.place, format!("the variable `{key}` must be a string, not {}", node.kind()));
@@ -85,6 +89,8 @@ pub(crate) struct Scope<'a> {
     below: Option<&'a Scope<'a>>,
     own: HashMap<String, Variable>,
     overrides: HashMap<String, Variable>,
+    /// Bytes that expansion has copied.
+    copied: Cell<usize>,
 }
 
 impl<'a> Scope<'a> {
@@ -93,12 +99,12 @@ impl<'a> Scope<'a> {
         let layer = |list: &[(String, String)]| {
             list.iter().map(|(key, value)| (key.clone(), Variable { value: value.clone(), raw: false })).collect()
         };
-        Scope { below: None, own: layer(input.variables), overrides: layer(input.overrides) }
+        Scope { below: None, own: layer(input.variables), overrides: layer(input.overrides), copied: Cell::new(0) }
     }
 
     /// A layer on top.
     pub fn above(below: &'a Scope<'a>) -> Scope<'a> {
-        Scope { below: Some(below), own: HashMap::new(), overrides: HashMap::new() }
+        Scope { below: Some(below), own: HashMap::new(), overrides: HashMap::new(), copied: Cell::new(0) }
     }
 
     /// Sets variables of this layer.
@@ -123,6 +129,11 @@ impl<'a> Scope<'a> {
 
     fn find_layer(&self, name: &str) -> Option<&Variable> {
         self.own.get(name).or_else(|| self.below.and_then(|below| below.find_layer(name)))
+    }
+
+    /// Bytes that were copied since this was last asked, so that the work can be bounded.
+    pub fn take_copied(&self) -> usize {
+        self.copied.take()
     }
 
     /// A variable's value with all references in it followed.
@@ -169,10 +180,12 @@ impl<'a> Scope<'a> {
             }
             rest = &rest[length..];
             if expanded.len() > LONGEST {
+                self.copied.set(self.copied.get() + expanded.len());
                 return text.to_owned();
             }
         }
         expanded.push_str(rest);
+        self.copied.set(self.copied.get() + expanded.len());
         expanded
     }
 }

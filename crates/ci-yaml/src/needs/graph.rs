@@ -4,7 +4,6 @@ use super::PlacedNeed;
 use crate::compile::Context;
 use crate::diagnostic::Place;
 use crate::job::Draft;
-use crate::keywords::nearest;
 use crate::pipeline::{Need, PipelineJob};
 use crate::stages::Stages;
 use std::collections::{HashMap, HashSet};
@@ -100,7 +99,7 @@ impl Graph<'_> {
 
     fn unknown(&self, place: Place, name: &str, what: &str) {
         let message = format!("`{what}` names `{name}`, and there is no such job");
-        match nearest(name, self.drafts.iter().map(|draft| draft.entry.as_str())) {
+        match self.context.nearest(name, self.drafts.iter().map(|draft| draft.entry.as_str())) {
             Some(near) => self.context.sink.error_with_hint(place, message, format!("did you mean `{near}`?")),
             None => self.context.sink.error(place, message),
         }
