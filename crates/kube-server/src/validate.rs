@@ -57,7 +57,7 @@ pub fn object(kind: Kind, object: &Value) -> Result<(), ApiError> {
 /// Checks that an update leaves alone what nobody may change.
 pub fn unchanged_identity(kind: Kind, before: &Value, after: &Value) -> Result<(), ApiError> {
     let name = before["metadata"]["name"].as_str().unwrap_or_default();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if before["metadata"][field] != after["metadata"][field] {
             return Err(ApiError::invalid(kind.resource(), name, &format!("metadata.{field}: field is immutable")));
         }

@@ -155,6 +155,42 @@ async fn the_end_of_a_namespace_is_the_end_of_its_content() {
 }
 
 #[tokio::test]
+async fn a_namespace_with_a_running_pod_ends_when_the_node_is_done_and_takes_nothing_new() {
+    let store = Store::new();
+    let client = client(&store);
+    store.create(Kind::Namespace, "", json!({"metadata": {"name": "ci"}})).unwrap();
+    store.create(Kind::Secret, "ci", json!({"metadata": {"name": "s"}})).unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "ci");
+    pods.create(&PostParams::default(), &pod("a")).await.unwrap();
+    let bound = store.update(Kind::Pod, "ci", "a", |pod| {
+        pod["spec"]["nodeName"] = json!("n");
+        Ok(())
+    });
+    let uid = bound.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    namespaces.delete("ci", &DeleteParams::default()).await.unwrap();
+    let ending = namespaces.get("ci").await.unwrap();
+    assert_eq!(ending.status.unwrap().phase.as_deref(), Some("Terminating"));
+    assert!(store.get(Kind::Secret, "ci", "s").is_err());
+    assert!(pods.get("a").await.unwrap().metadata.deletion_timestamp.is_some());
+    let refused = pods.create(&PostParams::default(), &pod("b")).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated")));
+    assert!(store.remove(Kind::Pod, "ci", "a", &uid).is_some());
+    assert!(namespaces.get_opt("ci").await.unwrap().is_none());
+    let kept = namespaces.delete("default", &DeleteParams::default()).await.unwrap_err();
+    assert!(matches!(kept, kube::Error::Api(status) if status.code == 403));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_with_a_status() {
+    let client = client(&Store::new());
+    let request = http::Request::post("/api/v1/namespaces/default/configmaps").header("content-type", "application/json");
+    let body = format!(r#"{{"metadata": {{"name": "m"}}, "data": {{"a": "{}"}}}}"#, "x".repeat(4 * 1024 * 1024));
+    let error = client.request_text(request.body(body.into_bytes()).unwrap()).await.unwrap_err();
+    assert!(matches!(&error, kube::Error::Api(status) if status.code == 413), "{error}");
+}
+
+#[tokio::test]
 async fn events_that_repeat_are_counted() {
     let store = Store::new();
     let event = PodEvent {

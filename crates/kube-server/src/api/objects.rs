@@ -1,4 +1,7 @@
 //! Create, get, list, update, patch and delete, for every kind alike.
+//!
+//! A list is always whole: `limit` is taken as the hint that it is, so there is never a `continue`. Fields that are not
+//! known are kept, whatever `fieldValidation` asks for; there are no schemas here to check them against.
 
 use super::{Request, protobuf, table, watching};
 use crate::patch::{self, PatchKind};

@@ -1,12 +1,19 @@
-//! Events of pods: counted when they repeat, bounded in number.
+//! Events of pods: counted when they repeat, bounded in number and age.
 
-use super::Store;
-use crate::{DeleteOptions, Kind, Selectors, defaults};
+use super::{Inner, Key, Store, key};
+use crate::{Kind, defaults};
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
 
-/// How many events a namespace keeps.
-const MOST: usize = 1000;
+/// How many events are kept in all, and how many go at once when there are more.
+const MOST: usize = 4000;
+const BATCH: usize = 200;
+/// How long an event is kept after it was last seen, Kubernetes' own hour.
+const KEPT_SECONDS: i64 = 3600;
+/// How often old events are looked for, and how many go at once, so that watchers keep up.
+const SWEEP: Duration = Duration::from_secs(60);
+const MOST_DROPPED: usize = 500;
 
 /// Something that happened to a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,21 +56,80 @@ impl Store {
             "source": {"component": event.component}, "reportingComponent": event.component, "reportingInstance": "",
             "count": 1, "firstTimestamp": now, "lastTimestamp": now, "eventTime": null,
         });
-        if self.create(Kind::Event, &event.namespace, object).is_ok() {
-            self.drop_oldest(&event.namespace);
+        if let Err(error) = self.create(Kind::Event, &event.namespace, object) {
+            tracing::debug!(%error, pod = event.pod, "event dropped");
         }
     }
 
-    fn drop_oldest(&self, namespace: &str) {
-        let (events, _) = self.list(Kind::Event, Some(namespace), &Selectors::default());
-        if events.len() <= MOST {
+    /// Lets go of events that are old, and of the oldest when there are too many.
+    pub(super) fn bound_events(&self, inner: &mut Inner) {
+        let count = inner.select(Kind::Event, None).count();
+        if count <= MOST && inner.events_swept.elapsed() < SWEEP {
             return;
         }
-        let version = |event: &Value| event["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse::<u64>().ok());
-        if let Some(oldest) = events.iter().min_by_key(|event| version(event)) {
-            let name = oldest["metadata"]["name"].as_str().unwrap_or_default();
-            // Gone meanwhile is as good.
-            let _ = self.delete(Kind::Event, namespace, name, &DeleteOptions::default());
+        inner.events_swept = Instant::now();
+        let oldest_kept = defaults::time_in(-KEPT_SECONDS);
+        let mut by_age: Vec<(String, Key)> = inner
+            .objects
+            .range(key(Kind::Event, "", "")..)
+            .take_while(|(key, _)| key.0 == Kind::Event)
+            .map(|(key, event)| (last_seen(event), key.clone()))
+            .collect();
+        by_age.sort_unstable();
+        let too_many = if count > MOST { count - MOST + BATCH } else { 0 };
+        for (index, (seen, key)) in by_age.iter().enumerate().take(MOST_DROPPED.max(too_many)) {
+            if index >= too_many && *seen >= oldest_kept {
+                break;
+            }
+            self.take(inner, key);
         }
+    }
+}
+
+/// When an event was last seen; times in one format sort as text, and one without a time is as old as can be.
+fn last_seen(event: &Value) -> String {
+    let times = [&event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
+    times.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH, MOST, SWEEP};
+    use crate::{Kind, Selectors, Store};
+    use serde_json::json;
+    use std::time::Instant;
+
+    fn event(store: &Store, name: &str, seen: &str) {
+        let event = json!({"metadata": {"name": name}, "lastTimestamp": seen, "involvedObject": {}});
+        store.create(Kind::Event, "default", event).unwrap();
+    }
+
+    fn names(store: &Store) -> Vec<String> {
+        let (events, _) = store.list(Kind::Event, None, &Selectors::default());
+        events.iter().map(|event| event["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn events_are_bounded_in_number_and_the_oldest_go_first() {
+        let store = Store::new();
+        event(&store, "oldest", "2999-01-01T00:00:00Z");
+        for index in 0..MOST {
+            event(&store, &format!("e{index}"), "2999-01-02T00:00:00Z");
+        }
+        let names = names(&store);
+        assert_eq!(names.len(), MOST - BATCH);
+        assert!(!names.contains(&"oldest".to_owned()));
+    }
+
+    #[test]
+    fn events_expire() {
+        let store = Store::new();
+        event(&store, "old", "2001-01-01T00:00:00Z");
+        event(&store, "new", "2999-01-01T00:00:00Z");
+        assert_eq!(names(&store).len(), 2, "sweeps must not happen at each event");
+        let Some(long_ago) = Instant::now().checked_sub(SWEEP) else { return };
+        store.lock().events_swept = long_ago;
+        event(&store, "newer", "2999-01-01T00:00:00Z");
+        assert_eq!(names(&store), ["new", "newer"]);
     }
 }

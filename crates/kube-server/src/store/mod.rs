@@ -5,6 +5,7 @@
 //! is bounded; who asks for an older version, or reads too slowly, gets `410 Expired` and lists again, as with the
 //! real server.
 
+mod deletion;
 mod events;
 mod watch;
 
@@ -15,11 +16,13 @@ use crate::{ApiError, Kind, Selectors, defaults, validate};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::broadcast;
 use watch::Change;
 
-/// How many changes are kept for watchers that come later.
+/// How many changes are kept for watchers that come later, and about how many bytes.
 const HISTORY: usize = 4096;
+const HISTORY_BYTES: usize = 32 * 1024 * 1024;
 
 type Key = (Kind, String, String);
 
@@ -45,6 +48,8 @@ struct Inner {
     objects: BTreeMap<Key, Arc<Value>>,
     version: u64,
     history: VecDeque<Arc<Change>>,
+    history_bytes: usize,
+    events_swept: Instant,
 }
 
 impl Default for Store {
@@ -57,7 +62,13 @@ impl Store {
     /// A store with the namespaces `default` and `kube-system`.
     pub fn new() -> Self {
         let (changes, _) = broadcast::channel(HISTORY);
-        let inner = Inner { objects: BTreeMap::new(), version: 0, history: VecDeque::new() };
+        let inner = Inner {
+            objects: BTreeMap::new(),
+            version: 0,
+            history: VecDeque::new(),
+            history_bytes: 0,
+            events_swept: Instant::now(),
+        };
         let store = Self { inner: Arc::new(Mutex::new(inner)), changes };
         for namespace in ["default", "kube-system"] {
             let made = store.create(Kind::Namespace, "", json!({"metadata": {"name": namespace}}));
@@ -77,14 +88,18 @@ impl Store {
         validate::object(kind, &object)?;
         let created = {
             let mut inner = self.lock();
-            if kind.is_namespaced() && !inner.objects.contains_key(&key(Kind::Namespace, "", namespace)) {
-                return Err(ApiError::not_found("namespaces", namespace));
+            if kind.is_namespaced() {
+                inner.takes_objects(kind, namespace, &name)?;
             }
             let key = key(kind, namespace, &name);
             if inner.objects.contains_key(&key) {
                 return Err(ApiError::already_exists(kind.resource(), &name));
             }
-            self.put(&mut inner, key, object, None)
+            let created = self.put(&mut inner, key, object, None);
+            if kind == Kind::Event {
+                self.bound_events(&mut inner);
+            }
+            created
         };
         if kind == Kind::Namespace {
             let account = json!({"metadata": {"name": "default"}});
@@ -133,60 +148,6 @@ impl Store {
         Ok(self.put(&mut inner, key, after, Some(before)))
     }
 
-    /// Deletes an object. A pod that runs on a node is only marked; the node ends it and calls [`Store::remove`].
-    ///
-    /// # Errors
-    /// A missing object or a precondition that does not hold.
-    pub fn delete(&self, kind: Kind, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Arc<Value>, ApiError> {
-        let object = self.get(kind, namespace, name)?;
-        let is = |pointer: &str, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| object.pointer(pointer).and_then(Value::as_str) == Some(wanted))
-        };
-        if !is("/metadata/uid", &options.uid) || !is("/metadata/resourceVersion", &options.resource_version) {
-            return Err(ApiError::conflict(kind.resource(), name, "the precondition does not hold"));
-        }
-        let own_grace = object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
-        let grace = options.grace_period_seconds.unwrap_or(own_grace).max(0);
-        let on_node = object.pointer("/spec/nodeName").and_then(Value::as_str).is_some_and(|node| !node.is_empty());
-        let ended = matches!(object.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if kind == Kind::Pod && on_node && !ended && grace > 0 {
-            return self.update(kind, namespace, name, |pod| {
-                let metadata = &mut pod["metadata"];
-                // Another pod may have taken the name since we looked.
-                if metadata["uid"].as_str() != Some(&uid) {
-                    return Err(ApiError::not_found(kind.resource(), name));
-                }
-                let shorter = metadata["deletionGracePeriodSeconds"].as_i64().is_none_or(|before| grace < before);
-                if shorter {
-                    metadata["deletionTimestamp"] = json!(defaults::time_in(grace));
-                    metadata["deletionGracePeriodSeconds"] = json!(grace);
-                }
-                Ok(())
-            });
-        }
-        if kind == Kind::Namespace {
-            self.empty_namespace(name);
-        }
-        self.remove(kind, namespace, name, &uid).ok_or_else(|| ApiError::not_found(kind.resource(), name))
-    }
-
-    /// Takes an object away for good, if it still is the one with `uid`.
-    pub fn remove(&self, kind: Kind, namespace: &str, name: &str, uid: &str) -> Option<Arc<Value>> {
-        let mut inner = self.lock();
-        let key = key(kind, namespace, name);
-        if inner.objects.get(&key)?.pointer("/metadata/uid").and_then(Value::as_str) != Some(uid) {
-            return None;
-        }
-        let before = inner.objects.remove(&key)?;
-        inner.version += 1;
-        let mut last = (*before).clone();
-        last["metadata"]["resourceVersion"] = json!(inner.version.to_string());
-        let last = Arc::new(last);
-        self.publish(&mut inner, Change { kind, version: 0, object: last.clone(), previous: Some(before), deleted: true });
-        Some(last)
-    }
-
     /// Changes of the selected objects, from now (existing ones come first) or from a version.
     ///
     /// # Errors
@@ -216,16 +177,6 @@ impl Store {
         self.lock().version
     }
 
-    fn empty_namespace(&self, namespace: &str) {
-        for kind in Kind::ALL.into_iter().filter(|kind| kind.is_namespaced()) {
-            for object in self.list(kind, Some(namespace), &Selectors::default()).0 {
-                let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-                // An object that is gone meanwhile is what we want.
-                let _ = self.delete(kind, namespace, name, &DeleteOptions::default());
-            }
-        }
-    }
-
     fn put(&self, inner: &mut Inner, key: Key, mut object: Value, previous: Option<Arc<Value>>) -> Arc<Value> {
         inner.version += 1;
         object["metadata"]["resourceVersion"] = json!(inner.version.to_string());
@@ -239,10 +190,12 @@ impl Store {
     fn publish(&self, inner: &mut Inner, mut change: Change) {
         change.version = inner.version;
         let change = Arc::new(change);
-        if inner.history.len() == HISTORY {
-            inner.history.pop_front();
-        }
+        inner.history_bytes += weight(&change.object);
         inner.history.push_back(change.clone());
+        while inner.history.len() > HISTORY || inner.history_bytes > HISTORY_BYTES {
+            let Some(oldest) = inner.history.pop_front() else { break };
+            inner.history_bytes -= weight(&oldest.object);
+        }
         // Without a watcher there is nobody to tell.
         let _ = self.changes.send(change);
     }
@@ -253,6 +206,18 @@ impl Store {
 }
 
 impl Inner {
+    /// Refuses an object whose namespace is missing or about to be.
+    fn takes_objects(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), ApiError> {
+        match self.objects.get(&key(Kind::Namespace, "", namespace)) {
+            None => Err(ApiError::not_found("namespaces", namespace)),
+            Some(found) if deletion::is_ending(found) => Err(ApiError::forbidden(format!(
+                "{} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
+                kind.resource()
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn select<'a>(&'a self, kind: Kind, namespace: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Value>> {
         let start = key(kind, namespace.unwrap_or_default(), "");
         self.objects
@@ -262,6 +227,18 @@ impl Inner {
             })
             .map(|(_, object)| object)
     }
+}
+
+/// About how many bytes an object takes.
+fn weight(value: &Value) -> usize {
+    const OF_ONE: usize = 32;
+    OF_ONE
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(list) => list.iter().map(weight).sum(),
+            Value::Object(map) => map.iter().map(|(name, value)| OF_ONE + name.len() + weight(value)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
 }
 
 fn key(kind: Kind, namespace: &str, name: &str) -> Key {
