@@ -13,7 +13,7 @@ use job::JobId;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 /// Events that a slow reader may lag behind before it has to read the state again.
@@ -34,7 +34,8 @@ pub struct Inner {
     pub queue: watch::Sender<u64>,
     /// Tells the queue versions of this process from those of an earlier one.
     pub epoch: String,
-    pub clones: Semaphore,
+    pub clones: Arc<Semaphore>,
+    pub uploads: Arc<Semaphore>,
     url: RwLock<String>,
     state: Mutex<State>,
 }
@@ -46,7 +47,7 @@ struct State {
 
 struct Loaded {
     graph: Graph,
-    ids: Vec<JobId>,
+    jobs: Vec<(JobId, Arc<str>)>,
     index: HashMap<JobId, usize>,
     status: PipelineStatus,
 }
@@ -61,7 +62,8 @@ impl Inner {
             events: broadcast::channel(EVENTS).0,
             queue: watch::channel(0).0,
             epoch: uuid::Uuid::new_v4().simple().to_string(),
-            clones: Semaphore::new(settings.clones),
+            clones: Arc::new(Semaphore::new(settings.clones)),
+            uploads: Arc::new(Semaphore::new(settings.uploads)),
             settings,
             url: RwLock::default(),
             state: Mutex::new(State { db, graphs: HashMap::new() }),
@@ -230,7 +232,7 @@ impl Writer<'_> {
     fn follow(&mut self, pipeline: PipelineId, changes: &[(usize, JobStatus)]) -> Result<(), Error> {
         let now = now();
         for (index, status) in changes {
-            let job = self.graph(pipeline)?.ids[*index];
+            let (job, name) = self.graph(pipeline)?.jobs[*index].clone();
             self.execute(
                 "UPDATE jobs SET status = ?2, \
                  queued_at = CASE WHEN ?3 THEN ?5 ELSE queued_at END, finished_at = CASE WHEN ?4 THEN ?5 ELSE finished_at END \
@@ -238,7 +240,7 @@ impl Writer<'_> {
                 params![job, status.as_str(), *status == JobStatus::Pending, status.is_final(), now],
             )?;
             self.queued |= *status == JobStatus::Pending;
-            self.events.push(Event::Job { pipeline, job, status: *status });
+            self.events.push(Event::JobStatus { pipeline, job, name, status: *status });
         }
         let loaded = self.graph(pipeline)?;
         let status = loaded.graph.pipeline_status();
@@ -248,7 +250,7 @@ impl Writer<'_> {
                 "UPDATE pipelines SET status = ?2, finished_at = ?3 WHERE id = ?1",
                 params![pipeline, status.as_str(), finished],
             )?;
-            self.events.push(Event::Pipeline { pipeline, status });
+            self.events.push(Event::Pipeline { id: pipeline, status });
         }
         Ok(())
     }
@@ -286,7 +288,7 @@ fn load(db: &Connection, pipeline: PipelineId) -> Result<Loaded, Error> {
     };
     Ok(Loaded {
         graph: Graph::new(jobs.iter().map(node).collect()),
-        ids: jobs.iter().map(|job| job.id).collect(),
+        jobs: jobs.iter().map(|job| (job.id, job.name.as_str().into())).collect(),
         index: jobs.iter().enumerate().map(|(index, job)| (job.id, index)).collect(),
         status: state(db, pipeline)?.status,
     })

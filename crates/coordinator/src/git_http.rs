@@ -99,7 +99,7 @@ async fn serve(inner: &Arc<Inner>, request: Request) -> Result<Response, Refused
     let repository = tokio::task::spawn_blocking(move || repository_for(&shared, &project, &token))
         .await
         .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "500\n"))??;
-    let Ok(Ok(_permit)) = tokio::time::timeout(inner.settings.idle, inner.clones.acquire()).await else {
+    let Ok(Ok(permit)) = tokio::time::timeout(inner.settings.idle, inner.clones.clone().acquire_owned()).await else {
         return Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "too many clones at the same time\n"));
     };
     let failed = |error: std::io::Error| {
@@ -112,7 +112,7 @@ async fn serve(inner: &Arc<Inner>, request: Request) -> Result<Response, Refused
     };
     let feeding = tokio::spawn(feed(request.into_body(), input, inner.settings.idle));
     let (status, headers, rest) = head(&mut output).await.map_err(failed)?;
-    let running = Running { feeding, watching: tokio::spawn(watch(child)) };
+    let running = Running { feeding, watching: tokio::spawn(watch(child)), _permit: permit };
     let first = futures::stream::iter((!rest.is_empty()).then_some(Ok(rest)));
     let stream = first.chain(tokio_util::io::ReaderStream::with_capacity(output, BUFFER)).map(move |bytes| {
         // Held by the stream: both end when the client goes away.
@@ -126,6 +126,7 @@ async fn serve(inner: &Arc<Inner>, request: Request) -> Result<Response, Refused
 struct Running {
     feeding: tokio::task::JoinHandle<()>,
     watching: tokio::task::JoinHandle<()>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl Drop for Running {

@@ -40,17 +40,28 @@ fn look(inner: &Inner) -> Result<(), Error> {
         return Ok(());
     }
     // Read again inside the change: the runner may have spoken meanwhile.
-    inner.write(|writer| {
+    let over = inner.write(|writer| {
+        let mut over = Vec::new();
         for job in rows::unconfirmed(writer.db(), unconfirmed)? {
             tracing::info!(job = job.id, "the runner did not confirm the job, it waits again");
             writer.take_back(&job)?;
+            over.push((job.id, true));
         }
         for job in rows::silent(writer.db(), silent)? {
             tracing::warn!(job = job.id, "the runner of the job is silent, it is given up");
             let status = if job.status == JobStatus::Canceling { JobStatus::Canceled } else { JobStatus::Failed };
             writer.end(&job, status, &Ended { failure_reason: Some(STUCK.to_owned()), ..Ended::default() })?;
-            inner.traces.close(job.id);
+            over.push((job.id, false));
         }
-        Ok(())
-    })
+        Ok(over)
+    })?;
+    for (job, again) in over {
+        if again {
+            // What the first runner wrote is not part of the second one's trace.
+            inner.traces.discard(job)?;
+        } else {
+            inner.traces.close(job);
+        }
+    }
+    Ok(())
 }

@@ -20,11 +20,11 @@ mod tokens;
 mod traces;
 
 pub use error::Error;
+pub use job::JobId;
 pub use pipelines::{Commit, JobState, NewPipeline, PipelineContext, PipelineId, PipelineState, ProjectId, User};
 pub use status::{JobStatus, PipelineStatus, pipeline_status};
 
 use engine::Inner;
-use job::{JobId, Secret};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +44,14 @@ pub struct Settings {
     pub trace_interval: Duration,
     /// Longest trace in bytes; a job that writes more fails.
     pub trace_limit: u64,
-    /// Largest archive in bytes.
+    /// How many bytes the archives of one job may have together.
     pub artifact_limit: u64,
     /// How long an upload or a clone may stand still.
     pub idle: Duration,
     /// Clones that are served at the same time.
     pub clones: usize,
+    /// Archives that are received at the same time.
+    pub uploads: usize,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             artifact_limit: 5 * 1024 * 1024 * 1024,
             idle: Duration::from_secs(120),
             clones: 32,
+            uploads: 32,
         }
     }
 }
@@ -71,11 +74,13 @@ impl Default for Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A job has another status.
-    Job {
+    JobStatus {
         /// Its pipeline.
         pipeline: PipelineId,
         /// The job.
         job: JobId,
+        /// Its name.
+        name: Arc<str>,
         /// Its status now.
         status: JobStatus,
     },
@@ -84,12 +89,12 @@ pub enum Event {
         /// The job.
         job: JobId,
         /// Its length now, in bytes; less than before when the runner began again.
-        length: u64,
+        offset: u64,
     },
     /// A pipeline has another status.
     Pipeline {
         /// The pipeline.
-        pipeline: PipelineId,
+        id: PipelineId,
         /// Its status now.
         status: PipelineStatus,
     },
@@ -152,13 +157,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// When the state cannot be written.
-    pub fn register_runner(&self, description: &str) -> Result<Secret, Error> {
+    pub fn register_runner(&self, description: &str) -> Result<String, Error> {
         let token = tokens::runner();
         self.inner.write(|writer| {
             let insert = "INSERT INTO runners (token, description) VALUES (?1, ?2)";
             writer.db().execute(insert, [&token, description]).map_err(Error::store("write a runner"))
         })?;
-        Ok(Secret::new(token))
+        Ok(token)
     }
 
     /// Makes a project at `path` (`group/name`), or gives the one that is there another repository.
@@ -191,13 +196,14 @@ impl Coordinator {
         pipelines::create(&self.inner, new)
     }
 
-    /// Predefined variables that hold before a pipeline is compiled, then those of the user: for `rules` and `include`.
+    /// Predefined variables that hold before a pipeline is compiled, then those about the user: for `rules` and
+    /// `include`.
     ///
     /// # Errors
     /// When there is no such project.
     pub fn predefined(&self, context: &PipelineContext) -> Result<Vec<(String, String)>, Error> {
         let project = self.inner.read(|db| rows::project(db, context.project))?;
-        let mut pairs = pipelines::variables::of_pipeline(context, (project.id, &project.path), &self.inner.url());
+        let mut pairs = pipelines::variables::of_pipeline(context, (Some(project.id), &project.path), &self.inner.url());
         pairs.extend(pipelines::variables::of_user(context));
         Ok(pairs)
     }
@@ -240,4 +246,11 @@ impl Coordinator {
     pub fn cancel_pipeline(&self, id: PipelineId) -> Result<(), Error> {
         self.inner.write(|writer| writer.cancel(id))
     }
+}
+
+/// The same as [`Coordinator::predefined`] before there is a coordinator: without our address and the project's number.
+pub fn predefined(project_path: &str, context: &PipelineContext) -> Vec<(String, String)> {
+    let mut pairs = pipelines::variables::of_pipeline(context, (None, project_path), "");
+    pairs.extend(pipelines::variables::of_user(context));
+    pairs
 }

@@ -65,6 +65,16 @@ impl Traces {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
     }
 
+    /// Forgets the trace of a job.
+    pub fn discard(&self, job: JobId) -> Result<(), Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&job);
+        match std::fs::remove_file(self.path(job)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(&self.path(job))(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Up to `most` bytes from `offset`; none behind the end.
     pub fn read(&self, job: JobId, offset: u64, most: usize) -> Result<Vec<u8>, Error> {
         let path = self.path(job);

@@ -139,6 +139,12 @@ pub struct JobState {
 }
 
 impl JobState {
+    /// How long it ran, up to now when it still runs; `None` when it never did.
+    pub fn seconds(&self) -> Option<f64> {
+        let end = self.finished_at.unwrap_or_else(jiff::Timestamp::now);
+        self.started_at.map(|start| end.duration_since(start).as_secs_f64().max(0.0))
+    }
+
     fn of(row: JobRow) -> Self {
         let time = |milliseconds: Option<i64>| milliseconds.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
         Self {

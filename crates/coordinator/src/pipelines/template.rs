@@ -8,6 +8,8 @@ use serde_json::json;
 
 /// GitLab's time for a job that names none.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
+/// GitLab's longest time for a job.
+const MOST_TIMEOUT_SECONDS: u64 = 31 * 24 * 3600;
 /// GitLab's depth of a clone.
 const DEFAULT_DEPTH: u32 = 20;
 
@@ -28,9 +30,9 @@ pub fn of(job: &PipelineJob) -> gitlab_api::JobResponse {
     template
 }
 
-/// How long the job may take.
+/// How long the job may take; GitLab allows a month.
 pub fn timeout_seconds(job: &PipelineJob) -> u64 {
-    job.timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_TIMEOUT_SECONDS)
+    job.timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_TIMEOUT_SECONDS).min(MOST_TIMEOUT_SECONDS)
 }
 
 /// `GIT_DEPTH` of the job, else GitLab's default; 0 is all.

@@ -28,19 +28,25 @@ pub fn slug(text: &str) -> String {
     dashed.trim_matches('-').to_owned()
 }
 
-/// What is known before the pipeline is compiled, in GitLab's order; `project` is its path, `url` ours.
-pub fn of_pipeline(context: &PipelineContext, project: (u64, &str), url: &str) -> Vec<Pair> {
+/// What is known before the pipeline is compiled, in GitLab's order; `project` is its number and path, `url` ours, and
+/// what depends on an unknown number or address is left out.
+pub fn of_pipeline(context: &PipelineContext, project: (Option<u64>, &str), url: &str) -> Vec<Pair> {
     let mut pairs = Pairs(Vec::with_capacity(80));
     for (key, value) in [("CI", "true"), ("GITLAB_CI", "true"), ("GANTRY_LOCAL", "true"), ("GITLAB_FEATURES", "")] {
         pairs.add(key, value);
     }
-    server(&mut pairs, url);
+    if !url.is_empty() {
+        server(&mut pairs, url);
+    }
+    version(&mut pairs);
     of_project(&mut pairs, project, url);
     commit(&mut pairs, context);
-    pairs.add("CI_PIPELINE_SOURCE", &context.source);
+    pairs.add("CI_PIPELINE_SOURCE", if context.source.is_empty() { "push" } else { &context.source });
     pairs.add("CI_CONFIG_PATH", if context.config_path.is_empty() { ".gitlab-ci.yml" } else { &context.config_path });
-    pairs.add("CI_DEFAULT_BRANCH", &context.default_branch);
-    pairs.add("CI_DEFAULT_BRANCH_SLUG", slug(&context.default_branch));
+    if !context.default_branch.is_empty() {
+        pairs.add("CI_DEFAULT_BRANCH", &context.default_branch);
+        pairs.add("CI_DEFAULT_BRANCH_SLUG", slug(&context.default_branch));
+    }
     pairs.0
 }
 
@@ -68,13 +74,18 @@ fn server(pairs: &mut Pairs, url: &str) {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
         _ => (host_port, default_port),
     };
-    pairs.add("CI_SERVER", "yes");
-    pairs.add("CI_SERVER_NAME", "GitLab");
     pairs.add("CI_SERVER_URL", url);
     pairs.add("CI_SERVER_PROTOCOL", protocol);
     pairs.add("CI_SERVER_HOST", host);
     pairs.add("CI_SERVER_FQDN", host_port);
     pairs.add("CI_SERVER_PORT", port);
+    pairs.add("CI_API_V4_URL", format!("{url}/api/v4"));
+    pairs.add("CI_API_GRAPHQL_URL", format!("{url}/api/graphql"));
+}
+
+fn version(pairs: &mut Pairs) {
+    pairs.add("CI_SERVER", "yes");
+    pairs.add("CI_SERVER_NAME", "GitLab");
     pairs.add("CI_SERVER_VERSION", SERVER_VERSION.join("."));
     for (key, part) in
         ["CI_SERVER_VERSION_MAJOR", "CI_SERVER_VERSION_MINOR", "CI_SERVER_VERSION_PATCH"].iter().zip(SERVER_VERSION)
@@ -82,14 +93,14 @@ fn server(pairs: &mut Pairs, url: &str) {
         pairs.add(key, part);
     }
     pairs.add("CI_SERVER_REVISION", env!("CARGO_PKG_VERSION"));
-    pairs.add("CI_API_V4_URL", format!("{url}/api/v4"));
-    pairs.add("CI_API_GRAPHQL_URL", format!("{url}/api/graphql"));
     pairs.add("CI_TEMPLATE_REGISTRY_HOST", "registry.gitlab.com");
 }
 
-fn of_project(pairs: &mut Pairs, (id, path): (u64, &str), url: &str) {
+fn of_project(pairs: &mut Pairs, (id, path): (Option<u64>, &str), url: &str) {
     let (namespace, name) = path.rsplit_once('/').unwrap_or(("", path));
-    pairs.add("CI_PROJECT_ID", id.to_string());
+    if let Some(id) = id {
+        pairs.add("CI_PROJECT_ID", id.to_string());
+    }
     pairs.add("CI_PROJECT_NAME", name);
     pairs.add("CI_PROJECT_TITLE", name);
     pairs.add("CI_PROJECT_DESCRIPTION", "");
@@ -98,7 +109,9 @@ fn of_project(pairs: &mut Pairs, (id, path): (u64, &str), url: &str) {
     pairs.add("CI_PROJECT_NAMESPACE", namespace);
     pairs.add("CI_PROJECT_NAMESPACE_SLUG", slug(namespace));
     pairs.add("CI_PROJECT_ROOT_NAMESPACE", namespace.split('/').next().unwrap_or_default());
-    pairs.add("CI_PROJECT_URL", format!("{url}/{path}"));
+    if !url.is_empty() {
+        pairs.add("CI_PROJECT_URL", format!("{url}/{path}"));
+    }
     pairs.add("CI_PROJECT_VISIBILITY", "private");
 }
 
@@ -128,7 +141,7 @@ fn commit(pairs: &mut Pairs, context: &PipelineContext) {
 /// Everything that a job gets, in order.
 pub fn of_job(facts: &Facts<'_>, from_file: Vec<Variable>) -> Vec<Variable> {
     let context = facts.context;
-    let mut pairs = Pairs(of_pipeline(context, (facts.project.id, &facts.project.path), facts.url));
+    let mut pairs = Pairs(of_pipeline(context, (Some(facts.project.id), &facts.project.path), facts.url));
     let project_url = format!("{}/{}", facts.url, facts.project.path);
     let pipeline = facts.job.pipeline.to_string();
     pairs.add("CI_PIPELINE_ID", &pipeline);
@@ -230,7 +243,7 @@ mod tests {
             ..PipelineContext::default()
         };
         let get = |context: &PipelineContext, key: &str| {
-            let list = of_pipeline(context, (7, "a/b/c"), "http://10.0.0.1:8080");
+            let list = of_pipeline(context, (Some(7), "a/b/c"), "http://10.0.0.1:8080");
             list.into_iter().find(|(name, _)| name == key).map(|(_, value)| value)
         };
         for (key, expected) in [

@@ -40,14 +40,16 @@ pub async fn upload(
 ) -> Result<Response, Refusal> {
     let token = text(&headers, headers::JOB_TOKEN).to_owned();
     let (kind, format) = words(&query)?;
-    check_held(&inner, id, &token).await?;
+    let left = room(&inner, id, &token, &kind).await?;
     let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "413 Request Entity Too Large");
     let length: u64 = text(&headers, "Content-Length").parse().unwrap_or(0);
-    if length > inner.settings.artifact_limit.saturating_add(64 * 1024) {
+    if length > left.saturating_add(64 * 1024) {
         return Err(too_large());
     }
     let bad = || Refusal::new(StatusCode::BAD_REQUEST, "400 Bad Request - file is missing");
     let boundary = multipart::boundary(text(&headers, "Content-Type")).ok_or_else(bad)?;
+    let permit = inner.uploads.clone().try_acquire_owned();
+    let _permit = permit.map_err(|_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable"))?;
     let mut form = Upload::begin(body.into_data_stream(), &boundary, inner.settings.idle).await.map_err(broken)?;
     let incoming = Incoming(archives::incoming(&inner.directory).join(uuid::Uuid::new_v4().simple().to_string()));
     let on_file = |source| Refusal::from(crate::Error::File { path: incoming.0.display().to_string(), source });
@@ -55,7 +57,7 @@ pub async fn upload(
     let (mut file, mut digest, mut size) = (tokio::io::BufWriter::with_capacity(BUFFER, file), Sha256::new(), 0);
     while let Some(bytes) = form.next().await.map_err(broken)? {
         size += bytes.len() as u64;
-        if size > inner.settings.artifact_limit {
+        if size > left {
             return Err(too_large());
         }
         digest.update(&bytes);
@@ -79,9 +81,15 @@ pub async fn upload(
     .await
 }
 
-async fn check_held(inner: &Shared, id: u64, token: &str) -> Result<(), Refusal> {
-    let (inner, token) = (inner.clone(), token.to_owned());
-    blocking(move || held(&inner, id, &token)).await
+/// How many bytes an archive of this type may have: what the others of the job leave of the limit.
+async fn room(inner: &Shared, id: u64, token: &str, kind: &str) -> Result<u64, Refusal> {
+    let (inner, token, kind) = (inner.clone(), token.to_owned(), kind.to_owned());
+    blocking(move || {
+        held(&inner, id, &token)?;
+        let others = inner.read(|db| rows::artifact_bytes(db, id, &kind))?;
+        Ok(inner.settings.artifact_limit.saturating_sub(others))
+    })
+    .await
 }
 
 fn held(inner: &Inner, id: u64, token: &str) -> Result<(), Refusal> {

@@ -15,8 +15,9 @@ use crate::engine::Inner;
 use crate::status::JobStatus;
 use crate::store::rows::{self, JobRow};
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post, put};
 use gitlab_api::headers;
@@ -31,19 +32,31 @@ pub type Shared = Arc<Inner>;
 pub fn router(inner: Shared) -> Router {
     Router::new()
         .route("/api/v4/jobs/request", post(request_job::handle))
-        .route("/api/v4/jobs/{id}", put(update_job::handle))
-        .route("/api/v4/runners/verify", post(verify::handle))
         .layer(DefaultBodyLimit::max(MOST_JSON))
-        .merge(
-            Router::new()
-                .route("/api/v4/jobs/{id}/trace", patch(patch_trace::handle))
-                .layer(DefaultBodyLimit::max(patch_trace::MOST)),
-        )
+        .merge(short(inner.clone()))
         .merge(
             // Read as a stream with a limit of its own.
             Router::new().route("/api/v4/jobs/{id}/artifacts", post(artifacts::upload).get(artifacts::download)),
         )
         .with_state(inner)
+}
+
+/// Calls that nothing holds up but a client that stands still in the middle of its body.
+fn short(inner: Shared) -> Router<Shared> {
+    let trace = Router::new()
+        .route("/api/v4/jobs/{id}/trace", patch(patch_trace::handle))
+        .layer(DefaultBodyLimit::max(patch_trace::MOST));
+    let limit =
+        axum::middleware::from_fn_with_state(inner, |State(inner): State<Shared>, request: Request, next: Next| async move {
+            let answer = tokio::time::timeout(inner.settings.idle, next.run(request)).await;
+            answer.unwrap_or_else(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "408 Request Timeout").into_response())
+        });
+    Router::new()
+        .route("/api/v4/jobs/{id}", put(update_job::handle))
+        .route("/api/v4/runners/verify", post(verify::handle))
+        .layer(DefaultBodyLimit::max(MOST_JSON))
+        .merge(trace)
+        .layer(limit)
 }
 
 /// An answer that is not what the runner hoped for.

@@ -52,7 +52,7 @@ fn append(inner: &Inner, (id, token): (u64, &str), start: u64, bytes: &[u8]) -> 
             if job.touched_at.is_none_or(|at| now() - at > TOUCH) {
                 inner.write(|writer| writer.touch(id))?;
             }
-            let _ = inner.events.send(Event::Trace { job: id, length });
+            let _ = inner.events.send(Event::Trace { job: id, offset: length });
             Ok((StatusCode::ACCEPTED, hints(inner, job.status), range(length), axum::Json(202)).into_response())
         }
         Appended::Elsewhere(length) => {

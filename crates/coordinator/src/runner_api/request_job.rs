@@ -61,6 +61,10 @@ fn take(inner: &Inner, request: &JobRequest) -> Result<Option<JobResponse>, Refu
     if inner.read(rows::next_pending)?.is_none() {
         return Ok(None);
     }
+    if inner.url().is_empty() {
+        // Jobs would not find us.
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable"));
+    }
     let taken = inner.write(|writer| {
         let Some(job) = rows::next_pending(writer.db())? else { return Ok(None) };
         let now = crate::engine::now();

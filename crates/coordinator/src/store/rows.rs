@@ -118,9 +118,14 @@ pub fn unconfirmed(db: &Connection, limit: i64) -> Result<Vec<JobRow>, Error> {
     jobs(db, "status = 'pending' AND handed_at < ?1", limit)
 }
 
-/// Jobs on a runner that have said nothing for their own timeout before `limit` (ms).
+/// Jobs on a runner that have said nothing for their own timeout before `limit` (ms); one that is being cancelled has
+/// no claim to its timeout any more.
 pub fn silent(db: &Connection, limit: i64) -> Result<Vec<JobRow>, Error> {
-    jobs(db, "status IN ('running', 'canceling') AND touched_at + timeout_seconds * 1000 < ?1", limit)
+    jobs(
+        db,
+        "status IN ('running', 'canceling') AND touched_at + (CASE status WHEN 'running' THEN timeout_seconds ELSE 0 END) * 1000 < ?1",
+        limit,
+    )
 }
 
 fn jobs(db: &Connection, condition: &str, value: impl rusqlite::ToSql) -> Result<Vec<JobRow>, Error> {
@@ -177,4 +182,10 @@ pub fn artifact(db: &Connection, job: u64, kind: &str) -> Result<Option<Artifact
     db.prepare_cached("SELECT filename, size, stored FROM artifacts WHERE job = ?1 AND type = ?2")
         .and_then(|mut statement| statement.query_row(params![job, kind], read).optional())
         .map_err(Error::store("read artifacts"))
+}
+
+/// Bytes of all archives of a job but those of this type.
+pub fn artifact_bytes(db: &Connection, job: u64, but: &str) -> Result<u64, Error> {
+    let query = "SELECT coalesce(sum(size), 0) FROM artifacts WHERE job = ?1 AND type <> ?2";
+    db.query_row(query, params![job, but], |row| row.get(0)).map_err(Error::store("read artifacts"))
 }

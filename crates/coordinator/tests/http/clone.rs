@@ -1,6 +1,6 @@
 //! The repository as git itself fetches it.
 
-use crate::server::{Server, git, git_output, job};
+use crate::server::{Server, git, git_output, job, wait_for};
 use ci_yaml::pipeline::{PipelineJob, YamlVariable};
 use gitlab_api::JobResponse;
 use std::path::Path;
@@ -90,6 +90,64 @@ async fn a_clone_needs_the_token_of_a_job_that_runs_and_nobody_can_push() {
     let place = server.directory.path().to_owned();
     let over = blocking(move || git_output(&place, &["clone", "-q", &good, "over"])).await;
     assert!(!over.status.success(), "the job is over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_git_compresses_is_understood() {
+    let server = Server::start().await;
+    let sha = fill(&server.repository);
+    for number in 0..150 {
+        let tree = git(&server.repository, &["write-tree"]);
+        let commit = git(&server.repository, &["commit-tree", &tree, "-m", &number.to_string()]);
+        git(&server.repository, &["update-ref", &format!("refs/heads/branch-{number}"), &commit]);
+    }
+    let taken = take(&server, &sha, vec![job("a", "test")]).await;
+    let (place, url) = (server.directory.path().to_owned(), taken.git_info.repo_url.clone());
+    let (cloned, heads) = blocking(move || {
+        // 150 wants are more than the 1,024 bytes from which git compresses.
+        let cloned = git_output(&place, &["clone", "-q", "--mirror", &url, "mirror"]);
+        (cloned, git(&place, &["-C", "mirror", "for-each-ref", "refs/heads"]).lines().count())
+    })
+    .await;
+    assert!(cloned.status.success(), "{}", String::from_utf8_lossy(&cloned.stderr));
+    assert_eq!(heads, 151);
+}
+
+/// Programs that work on this repository.
+fn programs(repository: &Path) -> usize {
+    let wanted = format!("GIT_PROJECT_ROOT={}\0", repository.display());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let environments = processes.filter_map(|one| std::fs::read(one.path().join("environ")).ok());
+    environments.filter(|text| String::from_utf8_lossy(text).contains(&wanted)).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_whose_client_goes_away_leaves_no_program() {
+    let server = Server::start().await;
+    fill(&server.repository);
+    // More than all pipes and sockets on the way hold, and nothing that compresses.
+    let mut noise = vec![0_u8; 64 * 1024 * 1024];
+    let mut state = 1_u64;
+    for byte in &mut noise {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *byte = (state >> 56) as u8;
+    }
+    std::fs::write(server.repository.join("noise"), noise).unwrap();
+    git(&server.repository, &["add", "noise"]);
+    git(&server.repository, &["commit", "-q", "-m", "noise"]);
+    let sha = git(&server.repository, &["rev-parse", "HEAD"]);
+    let taken = take(&server, &sha, vec![job("a", "test")]).await;
+    let want = format!("0032want {sha}\n00000009done\n");
+    let url = format!("{}/group/sub/project.git/git-upload-pack", server.url);
+    let request = reqwest::Client::new().post(url).basic_auth("gitlab-ci-token", Some(&taken.token));
+    let request = request.header("Content-Type", "application/x-git-upload-pack-request").body(want);
+    let mut answer = request.send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    assert!(answer.chunk().await.unwrap().is_some());
+    assert!(programs(&server.repository) > 0);
+    drop(answer);
+    let repository = server.repository.clone();
+    wait_for("git to be gone", move || programs(&repository) == 0).await;
 }
 
 #[tokio::test]

@@ -44,8 +44,8 @@ async fn a_job_is_handed_out_traced_and_finished() {
     while let Ok(event) = events.try_recv() {
         seen.push(event);
     }
-    assert!(seen.contains(&Event::Trace { job: job.id, length: 12 }));
-    assert_eq!(seen.last(), Some(&Event::Pipeline { pipeline, status: PipelineStatus::Success }));
+    assert!(seen.contains(&Event::Trace { job: job.id, offset: 12 }));
+    assert_eq!(seen.last(), Some(&Event::Pipeline { id: pipeline, status: PipelineStatus::Success }));
 }
 
 async fn patch(server: &Server, job: &JobResponse, start: u64, bytes: &'static [u8]) -> (PatchOutcome, RemoteState) {
@@ -250,6 +250,48 @@ async fn a_coordinator_that_is_opened_again_goes_on() {
     let next = client.request_job(&server.runner, &job_request("")).await.unwrap().job.expect("the next stage has begun");
     assert_eq!((next.job_info.name.as_str(), next.job_info.pipeline_id), ("c", pipeline));
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_of_trace_arrive_byte_for_byte() {
+    let server = Server::start().await;
+    server.pipeline(&["test"], vec![job("a", "test")]);
+    let job = server.take().await;
+    let token = Secret::new(job.token.clone());
+    let (mut checksum, mut length) = (crc32fast::Hasher::new(), 0);
+    for number in 0..100_u8 {
+        let piece: Vec<u8> = (0..1_048_576_u32).map(|at| (at as u8).wrapping_mul(7).wrapping_add(number)).collect();
+        checksum.update(&piece);
+        let (outcome, _) = server.client.patch_trace(job.id, &token, length, piece.into()).await.unwrap();
+        assert_eq!(outcome, PatchOutcome::Accepted);
+        length += 1_048_576;
+    }
+    let output = Output { checksum: Some(checksum_text(checksum.clone().finalize())), bytesize: length };
+    let body = UpdateJob { output: Some(output), ..UpdateJob::default() };
+    assert_eq!(server.update(&job, "success", body).await.0, UpdateOutcome::Accepted);
+    let known = server.coordinator.trace_facts(job.id).unwrap();
+    assert_eq!((known.bytes, known.crc32), (length, checksum.finalize()));
+}
+
+#[tokio::test]
+async fn a_client_that_stands_still_in_its_body_is_let_go() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::with(Settings { idle: Duration::from_millis(300), ..quick() }).await;
+    server.pipeline(&["test"], vec![job("a", "test")]);
+    let job = server.take().await;
+    let form = "Content-Type: multipart/form-data; boundary=B\r\n";
+    for (call, more, begun) in [
+        (format!("PATCH /api/v4/jobs/{}/trace", job.id), "Content-Range: 0-99\r\n", "half"),
+        (format!("PUT /api/v4/jobs/{}", job.id), "", "{\"sta"),
+        (format!("POST /api/v4/jobs/{}/artifacts", job.id), form, "--B\r\n"),
+    ] {
+        let mut peer = tokio::net::TcpStream::connect(server.url.trim_start_matches("http://")).await.unwrap();
+        let head = format!("{call} HTTP/1.1\r\nHost: x\r\nJOB-TOKEN: {}\r\n{more}Content-Length: 100\r\n\r\n{begun}", job.token);
+        peer.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let length = tokio::time::timeout(Duration::from_secs(10), peer.read(&mut answer)).await.expect("an answer").unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 408"), "{call}");
+    }
 }
 
 #[tokio::test]

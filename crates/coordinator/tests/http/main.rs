@@ -3,5 +3,6 @@
 mod archives;
 mod clone;
 mod jobs;
+mod kill;
 mod pipelines;
 mod server;

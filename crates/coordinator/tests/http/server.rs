@@ -41,7 +41,7 @@ impl Server {
         let coordinator = Coordinator::open_with(&directory.path().join("state"), settings).unwrap();
         let repository = directory.path().join("repository");
         git(directory.path(), &["init", "-q", "-b", "main", "repository"]);
-        let runner = coordinator.register_runner("test runner").unwrap();
+        let runner = Secret::new(coordinator.register_runner("test runner").unwrap());
         let project = coordinator.create_project("group/sub/project", &repository).unwrap();
         let (url, serving) = serve(&coordinator).await;
         let client = client(&url);
