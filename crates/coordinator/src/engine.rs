@@ -12,12 +12,17 @@ use crate::{Error, Event, Settings, tokens};
 use job::JobId;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 /// Events that a slow reader may lag behind before it has to read the state again.
 const EVENTS: usize = 8192;
+
+/// How long to wait for a process that has the state open.
+const LOCK: Duration = Duration::from_secs(1);
 
 /// Milliseconds since 1970.
 pub fn now() -> i64 {
@@ -38,6 +43,8 @@ pub struct Inner {
     pub uploads: Arc<Semaphore>,
     url: RwLock<String>,
     state: Mutex<State>,
+    /// Released by the system when the process dies, however it dies.
+    _lock: File,
 }
 
 struct State {
@@ -54,6 +61,8 @@ struct Loaded {
 
 impl Inner {
     pub fn open(directory: &Path, settings: Settings) -> Result<Self, Error> {
+        let lock = lock(directory)?;
+        crate::archives::prepare(directory)?;
         let traces = Traces::open(directory)?;
         let db = store::open(directory)?;
         Ok(Self {
@@ -67,6 +76,7 @@ impl Inner {
             settings,
             url: RwLock::default(),
             state: Mutex::new(State { db, graphs: HashMap::new() }),
+            _lock: lock,
         })
     }
 
@@ -126,6 +136,21 @@ impl Inner {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the directory for this process; one that is just ending gets a moment for it.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::file(&path))?;
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < LOCK => std::thread::sleep(LOCK / 50),
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse(directory.display().to_string())),
+            Err(TryLockError::Error(error)) => return Err(Error::file(&path)(error)),
+        }
     }
 }
 

@@ -71,6 +71,12 @@ pub enum Error {
         /// What.
         need: String,
     },
+    /// Jobs that wait for each other.
+    #[error("the job {0:?} needs itself, by way of others or at once")]
+    Cycle(String),
+    /// Another process has the state open.
+    #[error("the state in {0} is in use by another process")]
+    InUse(String),
     /// Nothing to run.
     #[error("the pipeline has no jobs")]
     Empty,

@@ -123,7 +123,7 @@ impl Coordinator {
     /// Opens or makes the state in `directory` and goes on with unfinished pipelines.
     ///
     /// # Errors
-    /// When the directory cannot be used, or was written by a newer gantry.
+    /// When the directory cannot be used, is used by another process, or was written by a newer gantry.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         Self::open_with(directory, Settings::default())
     }
@@ -136,7 +136,6 @@ impl Coordinator {
         use std::os::unix::fs::DirBuilderExt;
         // Traces and tokens are nobody else's business.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(Error::file(directory))?;
-        archives::prepare(directory)?;
         let inner = Arc::new(Inner::open(directory, settings)?);
         inner.resume()?;
         keeper::start(&inner)?;

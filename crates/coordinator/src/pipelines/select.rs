@@ -44,7 +44,38 @@ pub fn select(pipeline: &Pipeline, only: &[String]) -> Result<Vec<usize>, Error>
             whole_stages = position(job);
         }
     }
-    Ok((0..pipeline.jobs.len()).filter(|index| chosen[*index]).collect())
+    let chosen: Vec<usize> = (0..pipeline.jobs.len()).filter(|index| chosen[*index]).collect();
+    match in_a_cycle(pipeline, &chosen, &by_name) {
+        // Such jobs would wait for ever.
+        Some(index) => Err(Error::Cycle(pipeline.jobs[index].name.clone())),
+        None => Ok(chosen),
+    }
+}
+
+/// A job that is left when all jobs without unmet needs are taken away, again and again.
+fn in_a_cycle(pipeline: &Pipeline, chosen: &[usize], by_name: &HashMap<&str, usize>) -> Option<usize> {
+    let needs = |index: usize| {
+        let needs = pipeline.jobs[index].needs.iter().flatten();
+        needs.filter_map(|need| by_name.get(need.job.as_str()).copied())
+    };
+    let mut dependents = vec![Vec::new(); pipeline.jobs.len()];
+    let mut unmet = vec![0_usize; pipeline.jobs.len()];
+    for index in chosen.iter().copied() {
+        for need in needs(index) {
+            dependents[need].push(index);
+            unmet[index] += 1;
+        }
+    }
+    let mut free: Vec<usize> = chosen.iter().copied().filter(|index| unmet[*index] == 0).collect();
+    while let Some(index) = free.pop() {
+        for dependent in &dependents[index] {
+            unmet[*dependent] -= 1;
+            if unmet[*dependent] == 0 {
+                free.push(*dependent);
+            }
+        }
+    }
+    chosen.iter().copied().find(|index| unmet[*index] > 0)
 }
 
 fn find(pipeline: &Pipeline, by_name: &HashMap<&str, usize>, name: &str) -> Result<usize, Error> {
@@ -98,6 +129,17 @@ mod tests {
         let select = |name: &str| select(&pipeline, &[name.to_owned()]).unwrap_err().to_string();
         assert_eq!(select("Unit"), "there is no job \"Unit\" in the pipeline, did you mean \"unit\"?");
         assert_eq!(select("nightly"), "the job \"nightly\" is left out of this pipeline by its rules");
+    }
+
+    #[test]
+    fn jobs_that_wait_for_each_other_are_refused() {
+        let mut pipeline = sample();
+        let need = |name: &str| Some(vec![Need { job: name.into(), artifacts: true, optional: false }]);
+        pipeline.jobs[0].needs = need("ship");
+        assert!(matches!(select(&pipeline, &[]), Err(Error::Cycle(name)) if name == "compile"));
+        pipeline.jobs[0].needs = need("compile");
+        assert!(matches!(select(&pipeline, &["ship".into()]), Err(Error::Cycle(_))));
+        assert_eq!(select(&pipeline, &["lint".into()]).unwrap(), [5]);
     }
 
     #[test]

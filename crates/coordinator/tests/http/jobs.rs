@@ -191,6 +191,16 @@ async fn a_job_whose_runner_is_silent_fails_as_stuck() {
 }
 
 #[tokio::test]
+async fn a_cancel_that_no_runner_answers_ends_without_it() {
+    let server = Server::with(Settings { silence: Duration::from_millis(200), ..quick() }).await;
+    let pipeline = server.pipeline(&["test"], vec![job("a", "test")]);
+    server.take().await;
+    server.coordinator.cancel_pipeline(pipeline).unwrap();
+    assert_eq!(server.status(pipeline, "a"), JobStatus::Canceling);
+    wait_for("the job to be given up", || server.status(pipeline, "a") == JobStatus::Canceled).await;
+}
+
+#[tokio::test]
 async fn wrong_inputs_are_refused_and_change_nothing() {
     let server = Server::start().await;
     let pipeline = server.pipeline(&["test"], vec![job("a", "test")]);
@@ -250,6 +260,13 @@ async fn a_coordinator_that_is_opened_again_goes_on() {
     let next = client.request_job(&server.runner, &job_request("")).await.unwrap().job.expect("the next stage has begun");
     assert_eq!((next.job_info.name.as_str(), next.job_info.pipeline_id), ("c", pipeline));
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_state_has_one_process() {
+    let server = Server::start().await;
+    let second = Coordinator::open(&server.directory.path().join("state"));
+    assert!(matches!(second.err(), Some(coordinator::Error::InUse(_))));
 }
 
 #[tokio::test]
