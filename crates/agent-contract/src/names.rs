@@ -60,5 +60,5 @@ pub const LABEL_JOB: &str = "gantry.dev/job-id";
 pub const LABEL_RUNNER: &str = "gantry.dev/runner";
 /// Label: project number.
 pub const LABEL_PROJECT: &str = "gantry.dev/project-id";
-/// Annotation of the plan Secret: how far the job has come (`stored`, `confirmed`, `launched`).
+/// Annotation of the plan Secret: how far the job has come (`stored`, `launched`, `telling-OFFSET`).
 pub const ANNOTATION_STEP: &str = "gantry.dev/step";

@@ -53,6 +53,8 @@ pub struct Tracked {
     pub knows: Vec<String>,
     /// Its time limit.
     pub timeout: Duration,
+    /// Where a manager before us began to write its last line.
+    pub telling_at: Option<u64>,
     /// Values that must not appear in its trace.
     masked: Vec<Secret>,
 }
@@ -75,6 +77,7 @@ impl Tracked {
             parts,
             knows: job.features.failure_reasons.clone(),
             timeout: job.timeout,
+            telling_at: None,
             masked: masked.into_iter().map(Secret::new).collect(),
         }
     }
@@ -110,6 +113,7 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobRespo
                 parts: 0,
                 knows: Vec::new(),
                 timeout: Duration::ZERO,
+                telling_at: None,
                 masked: Vec::new(),
             };
             let manager = manager.clone();

@@ -95,7 +95,7 @@ where
     loop {
         match call(what, make()).await {
             Err(error) if error.is_short_lived() && begun.elapsed() < budget => {
-                let pause = backoff.pause();
+                let pause = backoff.pause().min(budget.saturating_sub(begun.elapsed()));
                 tracing::warn!(error = chain(&error), pause_ms = pause.as_millis(), "the Kubernetes API is in trouble");
                 tokio::time::sleep(pause).await;
             }

@@ -69,7 +69,7 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
     }
     if let Some((reason, sentence)) = containers.iter().find_map(|one| out_of_memory(one)) {
         // An agent that runs sees this for itself, and it knows what ran.
-        if deleted || !helper.is_some_and(|helper| state(helper).running.is_some()) {
+        if deleted || helper.is_none_or(|helper| state(helper).running.is_none()) {
             return fail(reason, sentence);
         }
     }

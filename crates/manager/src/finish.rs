@@ -131,7 +131,7 @@ pub async fn clean(manager: &Manager, job: &Tracked) {
 /// Repeats until GitLab accepts or does not want it; `false` when the manager stopped before.
 async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
     let (begun, mut backoff) = (Instant::now(), Backoff::new(Duration::from_secs(1), Duration::from_secs(60)));
-    let mut report = Report { job, writer: Writer::new(job), written: false, with_size: true, checks: 0 };
+    let mut report = Report { manager, job, writer: Writer::new(job), noted: false, written: false, with_size: true, checks: 0 };
     loop {
         let pause = match report.tell_once(told).await {
             Ok(None) => return true,
@@ -156,8 +156,10 @@ async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
 
 /// A report on its way.
 struct Report<'a> {
+    manager: &'a Manager,
     job: &'a Tracked,
     writer: Writer<'a>,
+    noted: bool,
     written: bool,
     with_size: bool,
     checks: u32,
@@ -197,13 +199,16 @@ impl Report<'_> {
         }
     }
 
+    /// Answers whether the line stands there, or nobody wants it.
     async fn write(&mut self, line: &str, whole: Option<u64>) -> Result<bool, ClientError> {
-        if let Some(whole) = whole {
-            match self.writer.length().await? {
-                Some(length) if length >= whole => return Ok(true),
-                Some(_) => {}
-                None => return Ok(true),
+        if !self.noted {
+            let Some(length) = self.writer.length().await? else { return Ok(true) };
+            let by_us_before = self.job.telling_at.is_some_and(|at| length > at);
+            if by_us_before || whole.is_some_and(|whole| length >= whole) {
+                return Ok(true);
             }
+            store::mark_telling(self.manager, self.job, length).await;
+            self.noted = true;
         }
         Ok(self.writer.append(line.as_bytes()).await? != Written::Behind)
     }

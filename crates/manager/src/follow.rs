@@ -10,7 +10,7 @@ use crate::launch;
 use crate::waiting::{Heard, Waiting};
 use crate::watch::{Following, Seen};
 use crate::wiring::Manager;
-use agent_contract::Verdict;
+use agent_contract::{Verdict, names};
 use job::FailureReason;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -30,8 +30,8 @@ const BACKSTOP: Duration = Duration::from_secs(1200);
 /// How following ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The manager stops; the pod is left alone.
-    Stopped,
+    /// The manager stops, or the pod belongs to another one now; it is left alone.
+    LeftAlone,
     /// The agent told GitLab.
     Reported,
     /// The agent ended and could not tell.
@@ -56,7 +56,7 @@ pub async fn follow(manager: &Manager, job: &Tracked, following: &mut Following)
         loop {
             tokio::select! {
                 biased;
-                () = manager.stop.cancelled() => return End::Stopped,
+                () = manager.stop.cancelled() => return End::LeftAlone,
                 () = following.changed() => break,
                 () = tokio::time::sleep_until(follower.next_alarm()) => {}
             }
@@ -114,27 +114,28 @@ impl<'a> Follower<'a> {
         if self.doubt.is_some_and(|at| at <= Instant::now()) {
             self.look().await;
         }
+        let end = self.read()?;
+        if self.seen.deleted && !self.seen.missing && matches!(end, End::Failed(_)) {
+            // A watch by labels tells the same of a pod that is gone and of one that lost its label.
+            self.look().await;
+            return if self.doubt.is_some() { None } else { self.read() };
+        }
+        Some(end)
+    }
+
+    fn read(&self) -> Option<End> {
         let Some(pod) = &self.seen.pod else {
-            let unknown = || Pod {
-                metadata: kube::core::ObjectMeta { name: Some(self.job.pod.clone()), ..Default::default() },
-                ..Pod::default()
-            };
-            return self.seen.deleted.then(|| self.of(diagnose::diagnose(&unknown(), true))).flatten();
+            let mut unknown = Pod::default();
+            unknown.metadata.name = Some(self.job.pod.clone());
+            return if self.seen.deleted { of(diagnose::diagnose(&unknown, true)) } else { None };
         };
+        if pod.metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_OWNER)) != Some(&self.manager.owner) {
+            return Some(End::LeftAlone);
+        }
         // A pod that is being deleted may still bring its agent's last word.
         let overdue = self.gone_by.is_some_and(|by| by <= Instant::now());
         let ending = self.gone_by.is_some() && !diagnose::agent_runs(pod);
-        let finding = diagnose::diagnose(pod, self.seen.deleted || overdue || ending);
-        self.of(finding)
-    }
-
-    fn of(&self, finding: Finding) -> Option<End> {
-        match finding {
-            Finding::GoesOn => None,
-            Finding::Reported => Some(End::Reported),
-            Finding::Unreported(verdict) => Some(End::Unreported(verdict)),
-            Finding::Failed(diagnosis) => Some(End::Failed(diagnosis)),
-        }
+        of(diagnose::diagnose(pod, self.seen.deleted || overdue || ending))
     }
 
     /// Asks for the pod itself.
@@ -148,7 +149,7 @@ impl<'a> Follower<'a> {
             }
             Err(error) => {
                 let error = cluster::chain(&error);
-                tracing::warn!(job.id = self.job.id, pod.name = self.job.pod, error, "the pod could not be looked for");
+                tracing::warn!(job.id = self.job.id, pod.name = self.job.pod, error, "the pod could not be asked for");
                 self.doubt = Some(Instant::now() + DOUBT);
             }
         }
@@ -219,5 +220,14 @@ impl<'a> Follower<'a> {
             return None;
         };
         Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run: pod.is_none_or(diagnose::agent_started) }))
+    }
+}
+
+fn of(finding: Finding) -> Option<End> {
+    match finding {
+        Finding::GoesOn => None,
+        Finding::Reported => Some(End::Reported),
+        Finding::Unreported(verdict) => Some(End::Unreported(verdict)),
+        Finding::Failed(diagnosis) => Some(End::Failed(diagnosis)),
     }
 }

@@ -18,6 +18,7 @@
 //! | `stored` | none | stored, perhaps confirmed | confirm (again), launch; a refusal deletes the Secret |
 //! | any | there | launched | follow |
 //! | `launched` | none | the pod went away unseen | report, clean |
+//! | `telling-N` | any | the last line goes to offset N of the trace | write it unless it is there, report, clean |
 //! | none | there | told to GitLab | delete the pod |
 //!
 //! The manager writes to a job's trace only while no agent has started, or after the pod can do no more; it never

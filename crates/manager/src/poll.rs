@@ -46,7 +46,8 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
         let Some(answer) = last_answer(manager, runner.gitlab.request_job(&runner.token, &request)).await else { return };
         let pause = match answer {
             Ok(requested) => {
-                (trouble.reset(), refused.reset());
+                trouble.reset();
+                refused.reset();
                 request.last_update = requested.last_update.unwrap_or(request.last_update);
                 if let Some(payload) = requested.job {
                     admit::start(manager, runner, *payload, slot);
@@ -65,7 +66,7 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
             }
             Err(error) => {
                 let pause = trouble.pause();
-                let error = cluster::chain(&error);
+                let error = without_content(&error);
                 tracing::warn!(runner.name = name, error, pause_ms = pause.as_millis(), "failed to ask for a job");
                 pause
             }
@@ -74,6 +75,14 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
         if until_stop(manager, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
+    }
+}
+
+/// A payload that cannot be read holds tokens: what the parser repeats of it must not reach the log.
+fn without_content(error: &ClientError) -> String {
+    match error {
+        ClientError::Transport { call, source } if source.is_decode() => format!("{call}: an answer that cannot be read"),
+        other => cluster::chain(other),
     }
 }
 

@@ -60,14 +60,23 @@ async fn find(manager: &Manager, namespace: &str) -> Option<Found> {
             () = manager.stop.cancelled() => return None,
             listed = list(manager, namespace) => match listed {
                 Ok(found) => return Some(found),
-                Err(error) => cluster::chain(&error),
+                Err(error) => error,
             },
         };
-        tracing::error!(namespace, error, "failed to see what the cluster holds; no job is asked for until then");
+        let (hint, error) = (hint(&error), cluster::chain(&error));
+        tracing::error!(namespace, error, hint, "failed to see what the cluster holds; no job is asked for until then");
         tokio::select! {
             () = manager.stop.cancelled() => return None,
             () = tokio::time::sleep(backoff.pause()) => {}
         }
+    }
+}
+
+fn hint(error: &CallError) -> &'static str {
+    match error.code() {
+        Some(401 | 403) => "the manager needs a Role there to create, get, list, watch, patch and delete pods and secrets",
+        Some(404) => "the namespace has to exist",
+        _ => "",
     }
 }
 
@@ -109,6 +118,7 @@ fn go_on(manager: &Arc<Manager>, namespace: &str, found: &Found) -> usize {
         };
         let mut job = Tracked::new(&plan, runner.clone(), count);
         pod.clone_into(&mut job.pod);
+        job.telling_at = store::telling_at(secret);
         let Some(following) = manager.hub.follow(namespace, pod) else { continue };
         let slot = Slot::take_what_is_left(manager, &runner);
         let (launched, exists) = (store::is_launched(secret), found.pods.contains(pod));

@@ -98,7 +98,7 @@ async fn from_confirmation(manager: &Manager, job: Tracked, confirmed: Confirmed
 
 async fn to_the_end(manager: &Manager, job: &Tracked, mut following: Following) {
     let told = match follow::follow(manager, job, &mut following).await {
-        End::Stopped => return,
+        End::LeftAlone => return,
         End::Reported => Told::Already,
         End::Unreported(verdict) => Told::of_agent(job, &verdict),
         End::Failed(diagnosis) => Told::failed(job, diagnosis.reason, &diagnosis.sentence),

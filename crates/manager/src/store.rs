@@ -18,9 +18,11 @@ use std::time::Duration;
 /// Value of the step annotation: the plan is there.
 const STORED: &str = "stored";
 /// Value of the step annotation: the pod has been made.
-pub const LAUNCHED: &str = "launched";
+const LAUNCHED: &str = "launched";
+/// Value of the step annotation, with a number behind it: the manager writes the job's last line at this offset.
+const TELLING: &str = "telling-";
 /// Longer than this a job is not kept waiting for its Secret: GitLab wants its confirmation.
-const STORING: Duration = Duration::from_secs(20);
+const STORING: Duration = Duration::from_secs(10);
 const MARKING: Duration = Duration::from_secs(60);
 const DELETING: Duration = Duration::from_secs(600);
 
@@ -119,9 +121,20 @@ fn refusal(error: &CallError) -> StoreError {
 
 /// Notes that the pod has been made: without a pod the job is over from here on.
 pub async fn mark_launched(manager: &Manager, job: &Tracked) {
+    mark(manager, job, LAUNCHED).await;
+}
+
+/// Notes where the job's last line goes, so that a crash cannot make two of it.
+pub async fn mark_telling(manager: &Manager, job: &Tracked, offset: u64) {
+    if job.parts > 0 {
+        mark(manager, job, &format!("{TELLING}{offset}")).await;
+    }
+}
+
+async fn mark(manager: &Manager, job: &Tracked, step: &str) {
     let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), job.namespace());
     let (name, parameters) = (names::plan_secret(&job.pod, 0), PatchParams::default());
-    let step = serde_json::json!({"metadata": {"annotations": {names::ANNOTATION_STEP: LAUNCHED}}});
+    let step = serde_json::json!({"metadata": {"annotations": {names::ANNOTATION_STEP: step}}});
     let patch = Patch::Merge(&step);
     let marked = cluster::persist(MARKING, "note the job's step", || secrets.patch_metadata(&name, &parameters, &patch)).await;
     if let Err(error) = marked {
@@ -130,9 +143,19 @@ pub async fn mark_launched(manager: &Manager, job: &Tracked) {
     }
 }
 
-/// Whether the pod of this plan was made.
+fn step(secret: &Secret) -> &str {
+    let annotations = secret.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(names::ANNOTATION_STEP)).map_or(STORED, String::as_str)
+}
+
+/// Whether the pod of this plan was made, or the job is being told of without one.
 pub fn is_launched(secret: &Secret) -> bool {
-    secret.metadata.annotations.iter().flatten().any(|(key, value)| key == names::ANNOTATION_STEP && value == LAUNCHED)
+    step(secret) == LAUNCHED || telling_at(secret).is_some()
+}
+
+/// Where the job's last line goes, once that was decided.
+pub fn telling_at(secret: &Secret) -> Option<u64> {
+    step(secret).strip_prefix(TELLING)?.parse().ok()
 }
 
 /// Deletes the plan; a job without one is over.

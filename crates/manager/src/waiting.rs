@@ -44,13 +44,14 @@ pub struct Waiting<'a> {
     next: Option<Instant>,
     /// Somebody else has written: no more bytes of ours.
     behind: bool,
+    asked: bool,
     lines: u32,
 }
 
 impl<'a> Waiting<'a> {
     /// From now on.
     pub fn new(job: &'a Tracked) -> Self {
-        Self { job, writer: Writer::new(job), next: Some(Instant::now() + SILENCE), behind: false, lines: 0 }
+        Self { job, writer: Writer::new(job), next: Some(Instant::now() + SILENCE), behind: false, asked: false, lines: 0 }
     }
 
     /// The agent has started: it speaks for the job.
@@ -68,18 +69,19 @@ impl<'a> Waiting<'a> {
         let said = if self.behind { self.ask(manager).await } else { self.say(pod).await };
         let (heard, pause) = match said {
             Ok(Some(hints)) => {
+                let pause = self.pause(&hints);
                 let heard = match hints.remote {
                     RemoteState::Running => Heard::Nothing,
                     RemoteState::Canceling => Heard::Canceling,
                     RemoteState::Canceled | RemoteState::Failed => Heard::Unwanted,
                 };
-                (heard, self.pause(&hints))
+                (heard, pause)
             }
             Ok(None) => (Heard::Unwanted, HEARTBEAT),
             Err(error) => {
                 let error = cluster::chain(&error);
                 tracing::warn!(job.id = self.job.id, pod.name = self.job.pod, error, "failed to say why the job waits");
-                (Heard::Nothing, HEARTBEAT)
+                (Heard::Nothing, INTERVAL)
             }
         };
         self.next = Some(Instant::now() + pause);
@@ -87,7 +89,7 @@ impl<'a> Waiting<'a> {
     }
 
     fn pause(&self, hints: &Hints) -> Duration {
-        if self.behind {
+        if self.asked {
             HEARTBEAT
         } else if self.lines > TALKATIVE {
             LONGEST
@@ -112,7 +114,8 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    async fn ask(&self, manager: &Manager) -> Result<Option<Hints>, ClientError> {
+    async fn ask(&mut self, manager: &Manager) -> Result<Option<Hints>, ClientError> {
+        self.asked = true;
         let body = confirm::running(manager, self.job);
         let (outcome, hints) = self.job.runner.gitlab.update_job(self.job.id, &self.job.token, &body).await?;
         Ok((outcome != UpdateOutcome::Gone).then_some(hints))

@@ -32,8 +32,8 @@ fn empty(name: &str) -> Volume {
 
 /// The builds directory, in every container.
 pub fn builds(context: &Context<'_>) -> VolumeMount {
-    let configured = &context.runner.builds_dir;
-    mount(names::BUILDS_VOLUME, if configured.is_empty() { names::BUILDS_DIR } else { configured })
+    let configured = context.variables.expand(&context.runner.builds_dir);
+    mount(names::BUILDS_VOLUME, if configured.is_empty() { names::BUILDS_DIR } else { &configured })
 }
 
 /// Mounts of the helper: the only container that sees the plan.

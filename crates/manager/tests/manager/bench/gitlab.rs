@@ -24,8 +24,6 @@ struct Known {
     jobs: BTreeMap<u64, JobThere>,
     /// Answers of the next job requests instead of the right ones.
     request_faults: VecDeque<u16>,
-    /// Answers of the next updates and patches instead of the right ones.
-    faults: VecDeque<u16>,
 }
 
 /// A job as GitLab sees it.
@@ -37,7 +35,9 @@ pub struct JobThere {
     pub status: String,
     /// Whether its token is good for nothing.
     pub gone: bool,
-    /// A patch at its beginning counts and its answer is lost.
+    /// Updates are answered as if GitLab were out of order.
+    pub refuse_updates: bool,
+    /// A patch counts and its answer is lost.
     pub lose_answers: usize,
 }
 
@@ -100,10 +100,6 @@ impl Gitlab {
     pub fn request_faults(&self, statuses: impl IntoIterator<Item = u16>) {
         self.known.lock().unwrap().request_faults.extend(statuses);
     }
-
-    pub fn faults(&self, statuses: impl IntoIterator<Item = u16>) {
-        self.known.lock().unwrap().faults.extend(statuses);
-    }
 }
 
 async fn request(State(gitlab): State<Gitlab>, body: Bytes) -> Response {
@@ -134,13 +130,13 @@ fn answer(job: &JobThere, status: u16) -> Response {
 
 async fn update(State(gitlab): State<Gitlab>, Path(id): Path<u64>, body: Bytes) -> Response {
     let mut known = gitlab.known.lock().unwrap();
-    if let Some(status) = known.faults.pop_front() {
-        return StatusCode::from_u16(status).unwrap().into_response();
-    }
     let job = known.jobs.entry(id).or_default();
     let update: UpdateJob = serde_json::from_slice(&body).unwrap();
     if job.gone || job.finals() > 0 {
         return StatusCode::FORBIDDEN.into_response();
+    }
+    if job.refuse_updates {
+        return StatusCode::NOT_IMPLEMENTED.into_response();
     }
     assert_eq!(update.token, format!("job-token-{id}"));
     job.updates.push(update);
@@ -149,9 +145,6 @@ async fn update(State(gitlab): State<Gitlab>, Path(id): Path<u64>, body: Bytes) 
 
 async fn append(State(gitlab): State<Gitlab>, Path(id): Path<u64>, headers: HeaderMap, body: Bytes) -> Response {
     let mut known = gitlab.known.lock().unwrap();
-    if let Some(status) = known.faults.pop_front() {
-        return StatusCode::from_u16(status).unwrap().into_response();
-    }
     let job = known.jobs.entry(id).or_default();
     if job.gone || job.finals() > 0 {
         return StatusCode::FORBIDDEN.into_response();

@@ -2,11 +2,18 @@
 
 pub mod gitlab;
 
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use gitlab::Gitlab;
 use kube_server::{Kind, NoBackend, Selectors, Store, memory, router};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +23,7 @@ pub struct Bench {
     pub gitlab: Gitlab,
     pub store: Store,
     calls: Arc<Mutex<Vec<String>>>,
+    api_away: watch::Sender<bool>,
 }
 
 /// A manager at work.
@@ -42,7 +50,7 @@ impl Running {
 
 impl Bench {
     pub async fn start() -> Self {
-        Self { gitlab: Gitlab::start().await, store: Store::new(), calls: Arc::default() }
+        Self { gitlab: Gitlab::start().await, store: Store::new(), calls: Arc::default(), api_away: watch::Sender::new(false) }
     }
 
     fn client(&self) -> kube::Client {
@@ -53,8 +61,15 @@ impl Bench {
             *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
             request
         });
-        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)));
+        let away = self.api_away.clone();
+        let door = axum::middleware::from_fn(move |request, next| through(away.clone(), request, next));
+        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(door));
         kube::Client::new(with_host.service(served), "default")
+    }
+
+    /// Whether the API answers with errors only; streams break off.
+    pub fn set_api_away(&self, away: bool) {
+        self.api_away.send_replace(away);
     }
 
     /// Requests to the Kubernetes API so far.
@@ -97,7 +112,9 @@ impl Bench {
     /// Plays the kubelet.
     pub fn set_status(&self, pod: &str, status: Value) {
         let written = self.store.update(Kind::Pod, "default", pod, |object| {
-            object["spec"]["nodeName"] = json!("node-1");
+            if status.get("containerStatuses").is_some() {
+                object["spec"]["nodeName"] = json!("node-1");
+            }
             for (key, value) in status.as_object().unwrap() {
                 object["status"][key] = value.clone();
             }
@@ -117,11 +134,33 @@ impl Bench {
         name
     }
 
+    /// Waits until of a pod on a node nothing is left but the mark that it is to end, and plays the node's part.
+    pub async fn wait_for_nothing_but_marked(&self, name: &str) {
+        let marked = || self.all(Kind::Pod).contains("deletionTimestamp");
+        until("the pod to be deleted", marked).await;
+        self.end_pod(name);
+        self.wait_for_nothing().await;
+    }
+
     /// Waits until nothing of ours is left.
     pub async fn wait_for_nothing(&self) {
         let left = || (self.names(Kind::Pod), self.names(Kind::Secret));
         until("an empty cluster", || left() == (vec![], vec![])).await;
     }
+}
+
+async fn through(away: watch::Sender<bool>, request: Request, next: Next) -> Response {
+    if *away.borrow() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let response = next.run(request).await;
+    let mut gone = away.subscribe();
+    response.map(|body| {
+        let cut = async move {
+            let _ = gone.wait_for(|away| *away).await;
+        };
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(cut)))
+    })
 }
 
 pub fn pod(id: u64) -> String {

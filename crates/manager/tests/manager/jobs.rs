@@ -1,0 +1,302 @@
+//! Jobs from request to cleaned pod, well and badly.
+
+use crate::bench::{Bench, container, ended, payload, pod, reported, running, until};
+use kube_server::Kind;
+use serde_json::{Value, json};
+
+fn pulling(helper: Value, reason: &str, message: &str) -> Value {
+    json!({"phase": "Pending", "containerStatuses": [
+        container("helper", helper),
+        container("build", json!({"waiting": {"reason": reason, "message": message}}))]})
+}
+
+fn creating() -> Value {
+    json!({"waiting": {"reason": "ContainerCreating"}})
+}
+
+fn started() -> Value {
+    json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
+}
+
+#[tokio::test]
+async fn a_job_that_its_agent_reports_is_cleaned_up_and_not_told_again() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    assert_eq!(bench.names(Kind::Secret), [format!("{name}-plan")]);
+    bench.set_status(&name, running());
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    let job = bench.gitlab.job(7);
+    let states: Vec<_> = job.updates.iter().map(|update| update.state.as_str()).collect();
+    assert_eq!((states, job.text().as_str()), (vec!["running"], ""), "the manager confirms and is silent");
+    assert!(job.updates[0].info.features.two_phase_job_commit);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_is_told_behind_what_the_agent_wrote() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.gitlab.with_job(7, |job| job.trace.extend_from_slice(b"header of the agent\n"));
+    bench.set_status(&name, pulling(started(), "ErrImagePull", "toomanyrequests: slow down"));
+    bench.wait_for_nothing_but_marked(&name).await;
+    let job = bench.gitlab.job(7);
+    let line =
+        "\x1b[31;1mERROR: Job failed: image alpine could not be pulled (container build): toomanyrequests: slow down\x1b[0;m\n";
+    assert_eq!(job.text(), format!("header of the agent\n{line}"));
+    let last = job.last().unwrap();
+    assert_eq!((last.state.as_str(), last.failure_reason.as_deref()), ("failed", Some("image_pull_failure")));
+    let output = last.output.unwrap();
+    assert_eq!((output.bytesize, output.checksum), (job.trace.len() as u64, None));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_reason_that_gitlab_does_not_know_is_mapped_down() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.set_status(&name, pulling(creating(), "ErrImagePull", "dial tcp: i/o timeout"));
+    bench.wait_for_nothing_but_marked(&name).await;
+    assert_eq!(bench.gitlab.job(7).last().unwrap().failure_reason.as_deref(), Some("runner_system_failure"));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_build_container_that_does_not_start_is_told_although_the_helper_waits_for_it() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    let end = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \"sh\": not found"}});
+    bench.set_status(
+        &name,
+        json!({"phase": "Running", "containerStatuses": [container("helper", started()), container("build", end)]}),
+    );
+    bench.wait_for_nothing_but_marked(&name).await;
+    let job = bench.gitlab.job(7);
+    assert!(job.text().contains("container build could not be started: exec: \"sh\": not found"), "{}", job.text());
+    assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_configuration_error"));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_build_container_out_of_memory_is_left_to_the_agent_that_runs() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    let end = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "2026-01-01T00:00:00Z"}});
+    bench.set_status(
+        &name,
+        json!({"phase": "Running", "containerStatuses": [container("helper", started()), container("build", end)]}),
+    );
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    assert_eq!(bench.gitlab.job(7).last(), None);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_confirmation_deletes_the_plan_and_makes_no_pod() {
+    let bench = Bench::start().await;
+    bench.gitlab.with_job(7, |job| job.gone = true);
+    let manager = bench.manager(1, "");
+    bench.gitlab.offer(payload(7));
+    bench.gitlab.offer(payload(8));
+    // With room for one job, the second one's pod shows that the first is over.
+    bench.wait_for_pod(8).await;
+    assert_eq!(bench.names(Kind::Secret), [format!("{}-plan", pod(8))]);
+    let made = bench.calls().iter().filter(|call| call.starts_with("POST") && call.contains("/pods")).count();
+    assert_eq!(made, 1, "only the second job got a pod");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_verdict_that_the_agent_could_not_report_is_reported() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let verdict = json!({"state": "failed", "exit_code": 3, "failure_reason": "script_failure", "message": "exit code 3",
+        "reported": false, "trace_bytes": 20});
+    for (id, trace, expected) in [
+        (7, &b"what it could send\n"[..], "what it could send\n\x1b[31;1mERROR: Job failed: exit code 3\x1b[0;m\n"),
+        (8, b"all twenty bytes ok\n", "all twenty bytes ok\n"),
+    ] {
+        bench.gitlab.offer(payload(id));
+        let name = bench.wait_for_pod(id).await;
+        bench.gitlab.with_job(id, |job| job.trace.extend_from_slice(trace));
+        bench.set_status(&name, ended(&verdict));
+        bench.wait_for_nothing().await;
+        let job = bench.gitlab.job(id);
+        assert_eq!(job.text(), expected);
+        let last = job.last().unwrap();
+        assert_eq!((last.exit_code, last.failure_reason.as_deref()), (Some(3), Some("script_failure")));
+        assert_eq!(last.output.unwrap().bytesize, expected.len() as u64);
+    }
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_deleted_by_hand_is_told() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.set_status(&name, running());
+    bench.end_pod(&name);
+    bench.wait_for_nothing().await;
+    let job = bench.gitlab.job(7);
+    let line = format!("\x1b[31;1mERROR: Job failed (system failure): the pod {name} was deleted while the job ran\x1b[0;m\n");
+    assert_eq!(job.text(), line);
+    assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_system_failure"));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_being_deleted_may_still_bring_the_agents_last_word() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.set_status(&name, running());
+    bench.store.delete(Kind::Pod, "default", &name, &kube_server::DeleteOptions::default()).unwrap();
+    bench.set_status(&name, ended(&json!({"state": "failed", "failure_reason": "runner_interrupted", "reported": true})));
+    bench.end_pod(&name);
+    bench.wait_for_nothing().await;
+    assert_eq!((bench.gitlab.job(7).last(), bench.gitlab.job(7).text()), (None, String::new()));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_no_node_takes_waits_until_the_poll_timeout_with_the_reason() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "poll_timeout = 6");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    let condition =
+        json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"});
+    bench.set_status(&name, json!({"phase": "Pending", "conditions": [condition]}));
+    bench.wait_for_nothing().await;
+    let job = bench.gitlab.job(7);
+    let expected = format!(
+        "Waiting for pod default/{name} to be running on the node unknown, status is Pending\n\tUnschedulable: \"0/3 nodes are available\"\n\
+         \x1b[31;1mERROR: Job failed (system failure): timed out after 6 s waiting for pod default/{name} to run (last phase: Pending): \
+         no node can take the pod: 0/3 nodes are available\x1b[0;m\n"
+    );
+    assert_eq!(job.text(), expected);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_while_the_pod_waits_ends_the_job_before_it_began() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    for (id, status) in [(7, "canceling"), (8, "canceled")] {
+        bench.gitlab.offer(payload(id));
+        bench.wait_for_pod(id).await;
+        bench.gitlab.with_job(id, |job| job.status = status.to_owned());
+    }
+    bench.wait_for_nothing().await;
+    let last = bench.gitlab.job(7).last().unwrap();
+    assert_eq!((last.state.as_str(), last.failure_reason.as_deref()), ("failed", Some("unknown_failure")));
+    assert_eq!(bench.gitlab.job(8).last(), None, "a job that is cancelled there is told nothing");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn the_manager_is_silent_once_somebody_else_has_written() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.with_job(7, |job| job.lose_answers = 1);
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    // The answer to the first line is lost; the line must not stand there twice.
+    until("the first line", || bench.gitlab.job(7).text().starts_with("Waiting for pod")).await;
+    let first = bench.gitlab.job(7).text();
+    bench.gitlab.with_job(7, |job| job.trace.extend_from_slice(b"agent\n"));
+    until("a question without bytes", || bench.gitlab.job(7).updates.len() > 1).await;
+    assert_eq!(bench.gitlab.job(7).text(), format!("{first}agent\n"));
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn trouble_at_gitlab_does_not_lose_a_report() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.request_faults([500, 502]);
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.gitlab.with_job(7, |job| job.lose_answers = 1);
+    bench.set_status(&name, pulling(creating(), "InvalidImageName", ""));
+    bench.wait_for_nothing_but_marked(&name).await;
+    let job = bench.gitlab.job(7);
+    assert_eq!(job.text().matches("ERROR").count(), 1, "{}", job.text());
+    assert_eq!((job.finals(), job.last().unwrap().output.unwrap().bytesize), (1, job.trace.len() as u64));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_accepted_is_asked_with_again_later() {
+    let bench = Bench::start().await;
+    bench.gitlab.request_faults([403]);
+    let manager = bench.manager(1, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    assert_eq!(bench.gitlab.requests().len(), 2, "a refusal is followed by a pause");
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_become_a_pod_is_told_as_a_configuration_error() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "memory_limit = \"much\"");
+    bench.gitlab.offer(payload(7));
+    until("the report", || bench.gitlab.job(7).finals() == 1).await;
+    bench.wait_for_nothing().await;
+    let job = bench.gitlab.job(7);
+    assert_eq!(job.text(), "\x1b[31;1mERROR: Job failed: memory_limit = \"much\" is not a quantity\x1b[0;m\n");
+    assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_configuration_error"));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_there_and_a_payload_that_makes_no_sense_are_told() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "namespace = \"nowhere\"");
+    bench.gitlab.offer(payload(7));
+    until("the report", || bench.gitlab.job(7).finals() == 1).await;
+    assert!(bench.gitlab.job(7).text().contains("namespaces \"nowhere\" not found"), "{}", bench.gitlab.job(7).text());
+    let mut senseless = payload(8);
+    senseless["steps"][0]["when"] = json!("sometimes");
+    bench.gitlab.offer(senseless);
+    until("the report", || bench.gitlab.job(8).finals() == 1).await;
+    assert!(bench.gitlab.job(8).text().contains("unknown steps.when \"sometimes\""), "{}", bench.gitlab.job(8).text());
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_masked_variable_stands_in_no_object_but_the_plan_and_not_in_the_trace() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut with_secret = payload(7);
+    with_secret["variables"] = json!([{"key": "PASSWORD", "value": "hunter2hunter2", "masked": true, "public": true}]);
+    bench.gitlab.offer(with_secret);
+    let name = bench.wait_for_pod(7).await;
+    let everything = [Kind::Pod, Kind::ConfigMap, Kind::Event, Kind::Secret].map(|kind| bench.all(kind)).concat();
+    for secret in ["hunter2hunter2", "job-token-7", "secretrunnertoken"] {
+        assert!(!everything.contains(secret), "{secret} stands in an object");
+    }
+    bench.set_status(&name, pulling(creating(), "ErrImagePull", "who is hunter2hunter2?"));
+    bench.wait_for_nothing_but_marked(&name).await;
+    assert!(bench.gitlab.job(7).text().ends_with("who is [MASKED]?\x1b[0;m\n"), "{}", bench.gitlab.job(7).text());
+    manager.stop().await;
+}

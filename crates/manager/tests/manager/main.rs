@@ -1,0 +1,8 @@
+//! The manager between a GitLab and a Kubernetes API; one program, so that all share one bench.
+
+mod bench;
+mod diagnose;
+mod jobs;
+mod load;
+mod outages;
+mod restart;
