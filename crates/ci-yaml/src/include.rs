@@ -6,6 +6,7 @@
 
 use crate::compile::Context;
 use crate::diagnostic::Place;
+use crate::inputs::{Filler, Spec};
 use crate::merge::deep_merge;
 use crate::rules;
 use crate::variables::Scope;
@@ -41,13 +42,13 @@ pub(crate) fn load(context: &Context<'_>) -> Option<Map> {
         }
     };
     includes.bytes = text.len();
-    let map = parse(context, path, &text)?;
+    let file = parse(context, path, &text)?;
     includes.open.push(path.to_owned());
+    let map = includes.fill(&file, None, Place::default());
     Some(includes.with_includes(&map))
 }
 
-/// The map that a file is.
-fn parse(context: &Context<'_>, path: &str, text: &str) -> Option<Rc<Map>> {
+fn parse(context: &Context<'_>, path: &str, text: &str) -> Option<File> {
     let (file, documents) = yaml::load(path, text, &context.sink);
     let mut documents = documents?.into_iter();
     let top = Place { file, start: 0, end: 0 };
@@ -57,9 +58,10 @@ fn parse(context: &Context<'_>, path: &str, text: &str) -> Option<Rc<Map>> {
         context.sink.error(top, "there are more than two documents in this file");
         return None;
     }
+    let mut spec = None;
     let root = match (first, second) {
         (Some(header), Some(second)) if header.root.map().is_some_and(|map| map.get("spec").is_some()) => {
-            warn_spec(context, header.root.map());
+            spec = header.root.map().map(|header| Spec::read(context, header));
             second.root
         }
         (Some(first), second) => {
@@ -71,7 +73,7 @@ fn parse(context: &Context<'_>, path: &str, text: &str) -> Option<Rc<Map>> {
         (None, _) => Node::new(top, Value::Null),
     };
     match root.value {
-        Value::Map(map) => Some(map),
+        Value::Map(map) => Some(File { map, spec }),
         Value::Null => {
             context.sink.error(top, format!("{path} is empty"));
             None
@@ -83,17 +85,17 @@ fn parse(context: &Context<'_>, path: &str, text: &str) -> Option<Rc<Map>> {
     }
 }
 
-fn warn_spec(context: &Context<'_>, header: Option<&Map>) {
-    let Some(spec) = header.and_then(|header| header.get("spec")) else { return };
-    if let Some(inputs) = spec.node.map().and_then(|spec| spec.get("inputs")) {
-        context.sink.warning(inputs.place, "`spec:inputs` is not handled yet: `$[[ inputs.… ]]` stays as it is written", None);
-    }
+/// A file as it stands: its map, and the inputs that its header declares.
+#[derive(Clone)]
+struct File {
+    map: Rc<Map>,
+    spec: Option<Spec>,
 }
 
 struct Includes<'a> {
     context: &'a Context<'a>,
     scope: Scope<'a>,
-    files: HashMap<String, Option<Rc<Map>>>,
+    files: HashMap<String, Option<File>>,
     /// Files that are being read, the outermost first.
     open: Vec<String>,
     count: usize,
@@ -111,8 +113,9 @@ impl Includes<'_> {
             None => vec![&include.node],
         };
         for item in items {
+            let inputs = item.map().and_then(|map| map.get("inputs"));
             for (place, path) in self.paths(item) {
-                if let Some(included) = self.file(place, &path) {
+                if let Some(included) = self.file(place, &path, inputs) {
                     below = deep_merge(self.context, &below, &included);
                 }
             }
@@ -146,10 +149,6 @@ impl Includes<'_> {
             && !self.rules_allow(rules)
         {
             return Vec::new();
-        }
-        if let Some(inputs) = map.get("inputs") {
-            let message = "`include:inputs` is not handled yet: `$[[ inputs.… ]]` of the file stays as it is written";
-            self.context.sink.warning(inputs.place, message, None);
         }
         if let Some(elsewhere) = map.iter().find(|entry| ELSEWHERE.contains(&&*entry.key)) {
             self.elsewhere(elsewhere.place, &elsewhere.key);
@@ -209,7 +208,7 @@ impl Includes<'_> {
         matching
     }
 
-    fn file(&mut self, place: Place, path: &str) -> Option<Map> {
+    fn file(&mut self, place: Place, path: &str, inputs: Option<&Entry>) -> Option<Map> {
         self.count += 1;
         if self.count > MOST {
             if self.count == MOST + 1 {
@@ -223,7 +222,7 @@ impl Includes<'_> {
             self.context.sink.error(place, format!("`include` goes in a circle: {}", circle.join(" → ")));
             return None;
         }
-        let map = match self.files.get(path) {
+        let file = match self.files.get(path) {
             Some(known) => known.clone(),
             None => {
                 let read = self.read(place, path);
@@ -231,13 +230,27 @@ impl Includes<'_> {
                 read
             }
         }?;
+        let map = self.fill(&file, inputs, place);
         self.open.push(path.to_owned());
         let merged = self.with_includes(&map);
         self.open.pop();
         Some(merged)
     }
 
-    fn read(&mut self, place: Place, path: &str) -> Option<Rc<Map>> {
+    /// The file's map with its inputs filled in.
+    fn fill(&self, file: &File, inputs: Option<&Entry>, place: Place) -> Rc<Map> {
+        let Some(spec) = &file.spec else {
+            if let Some(inputs) = inputs {
+                let message = "the included file has no `spec`, so it takes no inputs";
+                self.context.sink.error(inputs.place, message);
+            }
+            return file.map.clone();
+        };
+        let values = spec.values(self.context, inputs, inputs.map_or(place, |entry| entry.place));
+        Rc::new(Filler { context: self.context, scope: &self.scope, values: &values }.map(&file.map))
+    }
+
+    fn read(&mut self, place: Place, path: &str) -> Option<File> {
         let text = match self.context.input.files.read(path) {
             Ok(Some(text)) => text,
             Ok(None) => {

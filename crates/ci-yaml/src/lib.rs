@@ -13,6 +13,7 @@ mod expression;
 mod extends;
 mod image;
 mod include;
+mod inputs;
 mod job;
 mod keywords;
 mod merge;

@@ -127,6 +127,10 @@ fn pattern(rest: &str, at: usize) -> Result<(Word, usize), Mistake> {
     let Some((body, _)) = close else {
         return Err(Mistake { start: at, end: at + rest.len(), message: "this pattern has no closing `/`".to_owned() });
     };
+    if rest[1..=body].chars().count() < 2 {
+        let message = "GitLab takes no pattern of a single character: write it as `/[a]/`".to_owned();
+        return Err(Mistake { start: at, end: at + body + 2, message });
+    }
     let flags = rest[body + 2..].bytes().take_while(|byte| b"ismU".contains(byte)).count();
     let length = body + 2 + flags;
     match compile_pattern(&rest[1..=body], &rest[body + 2..length]) {
