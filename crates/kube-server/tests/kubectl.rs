@@ -165,6 +165,7 @@ async fn pods_are_created_shown_labelled_and_deleted() {
     assert!(cluster.ok(&["delete", "pod", "p", "--grace-period=5"]).await.contains("deleted"));
     let missing = cluster.kubectl(&["get", "pod", "p"]).await;
     assert!(missing.code == 1 && missing.err.contains("(NotFound): pods \"p\" not found"), "{}", missing.err);
+    cluster.ok(&["wait", "--for=delete", "pod/p", "--timeout=20s"]).await;
     for flags in [&["--now"][..], &["--force", "--grace-period=0"]] {
         cluster.running_pod("q").await;
         assert!(cluster.ok(&[&["delete", "pod", "q"], flags].concat()).await.contains("deleted"));
@@ -249,6 +250,9 @@ async fn programs_run_in_pods() {
     let terminal = ["-qec", "kubectl exec -it p -- line", "/dev/null"];
     let line = cluster.run("script", &terminal, "typed\n").await;
     assert!(line.out.contains("read typed"), "{}{}", line.out, line.err);
+    let old = ["KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false", "kubectl", "exec", "p", "--", "echo"];
+    let old = cluster.run("env", &old, "").await;
+    assert!(old.code != 0 && old.err.contains("WebSocket only, not SPDY"), "{}", old.err);
     for refused in [&["attach", "p"][..], &["port-forward", "pod/p", "1:2"]] {
         let output = cluster.kubectl(refused).await;
         assert!(output.code != 0 && output.err.contains("not served by this node"), "{refused:?}: {}", output.err);

@@ -14,6 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -105,15 +106,39 @@ async fn somebody_elses_kubeconfig_is_left_alone_and_a_damaged_authority_is_name
 }
 
 #[tokio::test]
-async fn dropping_the_listener_closes_the_port() {
+async fn dropping_the_listener_closes_the_port_and_ends_what_runs_over_it() {
     let directory = tempfile::tempdir().unwrap();
-    let serving = serve(directory.path()).await;
+    let node = Scripted::new();
+    let router = router(Store::new(), node.clone());
+    let config = directory.path().join("config");
+    let serving = serve_tls(router, ANY_PORT, &directory.path().join("state"), Some(&config)).await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(client(directory.path()).await);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "build", "image": "busybox"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let _process = pods.exec("p", ["sleep"], &AttachParams::default()).await.unwrap();
+    until("the start", async || node.running.load(Ordering::SeqCst) == 1).await;
     let address = serving.local_addr();
     drop(serving);
-    let closed = async {
-        while tokio::net::TcpStream::connect(address).await.is_ok() {
+    until("the end of the program", async || node.running.load(Ordering::SeqCst) == 0).await;
+    until("the port to close", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_never_says_who_it_is_is_sent_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let serving = serve(directory.path()).await;
+    let mut silent = tokio::net::TcpStream::connect(serving.local_addr()).await.unwrap();
+    let mut nothing = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut nothing)).await;
+    ended.expect("the connection must end").unwrap();
+    assert!(nothing.is_empty());
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let met = async {
+        while !condition().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), closed).await.expect("the port must close");
+    tokio::time::timeout(Duration::from_secs(20), met).await.unwrap_or_else(|_| panic!("gave up waiting for {what}"));
 }

@@ -10,6 +10,8 @@ mod kubeconfig;
 
 use authority::Authority;
 use axum::Router;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
@@ -22,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -44,6 +46,8 @@ const BREATH: Duration = Duration::from_millis(200);
 pub struct Serving {
     address: SocketAddr,
     task: JoinHandle<()>,
+    /// Its drop is the end of every connection, also of those that left the HTTP server for an exec.
+    _open: watch::Sender<()>,
 }
 
 impl Serving {
@@ -73,8 +77,10 @@ pub async fn serve_tls(router: Router, listen: SocketAddr, state: &Path, kubecon
     let (state, kubeconfig) = (state.to_owned(), kubeconfig.map(Path::to_owned));
     let prepared = tokio::task::spawn_blocking(move || prepare(address, &state, kubeconfig));
     let config = prepared.await.map_err(io::Error::other)??;
-    let task = tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), router));
-    Ok(Serving { address, task })
+    let (open, closed) = watch::channel(());
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let task = tokio::spawn(accept(listener, Shared { acceptor, router, closed }));
+    Ok(Serving { address, task, _open: open })
 }
 
 fn prepare(address: SocketAddr, state: &Path, kubeconfig: Option<PathBuf>) -> io::Result<ServerConfig> {
@@ -106,7 +112,15 @@ fn reachable(listen: IpAddr) -> IpAddr {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
+/// What every connection needs.
+#[derive(Clone)]
+struct Shared {
+    acceptor: TlsAcceptor,
+    router: Router,
+    closed: watch::Receiver<()>,
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -120,11 +134,12 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
                 continue;
             }
         };
-        connections.spawn(serve(stream, slot, acceptor.clone(), router.clone()));
+        connections.spawn(serve(stream, slot, shared.clone()));
     }
 }
 
-async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, acceptor: TlsAcceptor, router: Router) {
+async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, shared: Shared) {
+    let Shared { acceptor, router, mut closed } = shared;
     // Without it, output comes in lumps; it still comes.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
@@ -137,20 +152,29 @@ async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, acceptor: TlsAccep
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE_ANSWER);
     let service = hyper_util::service::TowerToHyperService::new(router);
-    let io = TokioIo::new(Counted { stream, _slot: slot });
+    let closed = Some(async move { while closed.changed().await.is_ok() {} }.boxed());
+    let io = TokioIo::new(Counted { stream, _slot: slot, closed });
     if let Err(error) = builder.serve_connection_with_upgrades(io, service).await {
         tracing::debug!(%error, "connection ended");
     }
 }
 
-/// A connection that counts until it is closed, also after it was upgraded and left the HTTP server.
+/// A connection that counts until it is closed and ends with the listener, also after it was upgraded and left the
+/// HTTP server.
 struct Counted {
     stream: TlsStream<TcpStream>,
     _slot: OwnedSemaphorePermit,
+    /// Resolves when the listener is gone; `None` afterwards.
+    closed: Option<BoxFuture<'static, ()>>,
 }
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let is_closed = self.closed.as_mut().is_none_or(|closed| closed.as_mut().poll(context).is_ready());
+        if is_closed {
+            self.closed = None;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
