@@ -48,12 +48,14 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
             Ok(requested) => {
                 trouble.reset();
                 refused.reset();
+                // Without the queue's version a server cannot hold the question; with it, it can at once.
+                let first = request.last_update.is_empty() && requested.last_update.is_some();
                 request.last_update = requested.last_update.unwrap_or(request.last_update);
                 if let Some(payload) = requested.job {
                     admit::start(manager, runner, *payload, slot);
                     continue;
                 }
-                if begun.elapsed() < AT_ONCE { interval(manager) } else { Duration::ZERO }
+                if begun.elapsed() < AT_ONCE && !first { interval(manager) } else { Duration::ZERO }
             }
             Err(ClientError::Forbidden { .. }) => {
                 let pause = refused.pause();

@@ -30,7 +30,7 @@ fn ended(name: &str, reason: &str, message: &str) -> Value {
 
 #[test]
 fn every_failing_state_has_a_reason_and_a_sentence() {
-    let cases: [(Value, FailureReason, &str); 16] = [
+    let cases: [(Value, FailureReason, &str); 17] = [
         (waiting("ImagePullBackOff", "manifest unknown"), RunnerConfigurationError, "image img could not be pulled"),
         (waiting("ErrImagePull", "dial tcp: unauthorized"), RunnerExternalDependencyFailure, "dial tcp"),
         (waiting("ErrImagePull", "something new"), ImagePullFailure, "something new"),
@@ -47,6 +47,11 @@ fn every_failing_state_has_a_reason_and_a_sentence() {
         (json!({"phase": "Failed", "reason": "DeadlineExceeded"}), JobExecutionTimeout, "timeout"),
         (json!({"phase": "Failed", "reason": "NodeShutdown"}), RunnerSystemFailure, "shut down"),
         (json!({"phase": "Failed", "reason": "Preempting"}), RunnerSystemFailure, "make room"),
+        (
+            json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough"}),
+            RunnerSystemFailure,
+            "OutOfcpu: Node",
+        ),
     ];
     for (status, reason, words) in cases {
         let Finding::Failed(diagnosis) = finding(status.clone(), false) else { panic!("{status} is no failure") };
@@ -83,4 +88,24 @@ fn a_deleted_pod_says_whether_a_script_may_have_run() {
         let Finding::Failed(diagnosis) = finding(status, true) else { panic!("a deleted pod is a failure") };
         assert_eq!((diagnosis.reason, diagnosis.script_may_have_run), (RunnerSystemFailure, expected));
     }
+}
+
+#[test]
+fn a_deleted_pod_says_who_took_it_where_kubernetes_knows() {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "Taint manager: deleting due to NoExecute taint"});
+    let Finding::Failed(diagnosis) = finding(json!({"conditions": [condition]}), true) else {
+        panic!("a deleted pod is a failure")
+    };
+    assert_eq!(diagnosis.sentence, "the pod p was deleted while the job ran (Taint manager: deleting due to NoExecute taint)");
+}
+
+#[test]
+fn a_build_container_killed_for_memory_is_the_agents_to_tell_as_long_as_it_runs() {
+    let build =
+        container("build", json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "startedAt": "2026-01-01T00:00:00Z"}}));
+    let with_helper = |state: Value| json!({"containerStatuses": [container("helper", state), build]});
+    let running = with_helper(json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+    assert_eq!(finding(running, false), Finding::GoesOn);
+    let dead = with_helper(json!({"terminated": {"exitCode": 1, "startedAt": "2026-01-01T00:00:00Z"}}));
+    assert!(matches!(finding(dead, false), Finding::Failed(diagnosis) if diagnosis.sentence.contains("raise memory_limit")));
 }

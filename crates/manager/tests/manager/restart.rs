@@ -136,3 +136,27 @@ async fn a_manager_that_ends_between_its_last_line_and_the_report_writes_no_seco
     assert_eq!(job.last().unwrap().output.unwrap().bytesize, job.trace.len() as u64);
     manager.stop().await;
 }
+
+#[tokio::test]
+async fn a_plan_of_several_secrets_is_stored_read_again_and_deleted_whole() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut seed = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + u8::try_from(seed >> 33 & 63).unwrap())
+    });
+    let mut large = payload(7);
+    large["variables"] = json!([{"key": "BIG", "value": noise.take(3_000_000).collect::<String>(), "raw": true}]);
+    bench.gitlab.offer(large);
+    let name = bench.wait_for_pod(7).await;
+    let secrets = bench.names(Kind::Secret);
+    assert!(secrets.len() > 1 && secrets.contains(&format!("{name}-plan-1")), "{secrets:?}");
+    until("the step", || bench.all(Kind::Secret).contains("launched")).await;
+    manager.kill().await;
+    let manager = bench.manager(2, "");
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    assert_eq!(bench.gitlab.job(7).last(), None);
+    manager.stop().await;
+}
