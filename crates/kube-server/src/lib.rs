@@ -1,9 +1,9 @@
-//! A Kubernetes-compatible API in memory: objects, list, watch, patch, logs.
+//! A Kubernetes-compatible API in memory: objects, list, watch, patch, logs, exec; for kubectl over TLS.
 //!
 //! The manager talks to this as it talks to a cluster, and cannot tell the difference; so whatever is served here
 //! behaves as the real API server does, down to `Status` reasons, and what is not served answers with a clear
 //! `Status` error. Objects are JSON values, not typed structs: a server must keep fields that it does not know. Knows
-//! no jobs and no containers; what a kubelet serves (logs) comes through [`PodBackend`].
+//! no jobs and no containers; what a kubelet serves (logs, exec) comes through [`PodBackend`].
 
 pub mod backend;
 pub mod error;

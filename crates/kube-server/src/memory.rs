@@ -16,8 +16,17 @@ use tower::Service;
 /// Bytes a pipe holds before its writer waits.
 const PIPE: usize = 64 * 1024;
 
-/// A client whose every connection ends at a router in this process.
-pub type MemoryClient<B> = Client<Connector, B>;
+/// A client whose every connection ends at a router in this process. It takes paths as well as whole addresses, of
+/// which it looks at the path only.
+pub struct MemoryClient<B> {
+    client: Client<Connector, B>,
+}
+
+impl<B> Clone for MemoryClient<B> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone() }
+    }
+}
 
 /// Makes the client.
 pub fn connect<B>(router: Router) -> MemoryClient<B>
@@ -26,7 +35,34 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    Client::builder(TokioExecutor::new()).build(Connector { router })
+    MemoryClient { client: Client::builder(TokioExecutor::new()).build(Connector { router }) }
+}
+
+impl<B> Service<http::Request<B>> for MemoryClient<B>
+where
+    B: http_body::Body + Send + 'static + Unpin,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper_util::client::legacy::Error;
+    type Future = hyper_util::client::legacy::ResponseFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.client, context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let mut parts = request.uri().clone().into_parts();
+        // The pool of connections wants to know a host, whatever it is.
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.authority = Some(http::uri::Authority::from_static("in-memory"));
+        parts.path_and_query = Some(parts.path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+        if let Ok(whole) = http::Uri::from_parts(parts) {
+            *request.uri_mut() = whole;
+        }
+        Service::call(&mut self.client, request)
+    }
 }
 
 /// Opens pipes to a router.

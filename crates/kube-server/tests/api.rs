@@ -17,12 +17,7 @@ fn client(store: &Store) -> kube::Client {
 }
 
 fn client_with(store: &Store, backend: Arc<dyn PodBackend>) -> kube::Client {
-    let uri_fix = tower::ServiceBuilder::new().map_request(|mut request: http::Request<kube::client::Body>| {
-        let path = request.uri().path_and_query().map_or("/".to_owned(), ToString::to_string);
-        *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
-        request
-    });
-    kube::Client::new(uri_fix.service(memory::connect(router(store.clone(), backend))), "default")
+    kube::Client::new(memory::connect(router(store.clone(), backend)), "default")
 }
 
 fn pod(name: &str) -> Pod {

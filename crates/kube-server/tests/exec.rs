@@ -14,12 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn client(store: &Store, node: Arc<Scripted>) -> kube::Client {
-    let uri_fix = tower::ServiceBuilder::new().map_request(|mut request: http::Request<kube::client::Body>| {
-        let path = request.uri().path_and_query().map_or("/".to_owned(), ToString::to_string);
-        *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
-        request
-    });
-    kube::Client::new(uri_fix.service(memory::connect(router(store.clone(), node))), "default")
+    kube::Client::new(memory::connect(router(store.clone(), node)), "default")
 }
 
 async fn pods(node: Arc<Scripted>) -> Api<Pod> {
@@ -148,6 +143,49 @@ async fn what_is_not_served_says_so() {
         let kube::Error::Api(status) = error else { panic!("{method} {path}: {error}") };
         assert!(status.code == code && status.message.contains(words), "{method} {path}: {status:?}");
     }
+}
+
+/// Asks for an exec with nothing but a socket; answers all up to the close frame or the end of a refusal.
+async fn raw_exec(protocol: &str) -> Vec<u8> {
+    let store = Store::new();
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "build", "image": "busybox"}]}});
+    store.create(kube_server::Kind::Pod, "default", pod).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let served = router(store, Scripted::new());
+    tokio::spawn(async move { axum::serve(listener, served).await });
+    let request = format!(
+        "GET /api/v1/namespaces/default/pods/p/exec?command=echo&command=hi&stdout=1 HTTP/1.1\r\nHost: node\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    soon("the last byte", async {
+        while !answer.ends_with(NORMAL_CLOSE) && !answer.ends_with(b"\"code\":400}") {
+            answer.push(socket.read_u8().await.unwrap());
+        }
+    })
+    .await;
+    answer
+}
+
+/// A close frame with code 1000 and no reason.
+const NORMAL_CLOSE: &[u8] = &[0x88, 0x02, 0x03, 0xe8];
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[tokio::test]
+async fn the_older_protocol_is_spoken_and_the_end_has_its_code() {
+    let answer = raw_exec("v4.channel.k8s.io").await;
+    assert!(holds(&answer, b"sec-websocket-protocol: v4.channel.k8s.io"));
+    assert!(holds(&answer, b"\x82\x04\x01hi\n"), "one message on the channel of the output");
+    assert!(holds(&answer, b"\x03{\"metadata\":{},\"status\":\"Success\"}"), "the status on the channel of errors");
+    let refused = raw_exec("channel.k8s.io").await;
+    assert!(refused.starts_with(b"HTTP/1.1 400"));
+    assert!(holds(&refused, b"must offer one of these WebSocket protocols"));
 }
 
 async fn until(condition: impl Fn() -> bool) {

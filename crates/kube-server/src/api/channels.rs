@@ -58,9 +58,10 @@ impl Protocol {
     }
 }
 
-/// The streams that the client asked for; the others are read and dropped.
+/// The streams that the client asked for. Unwanted output is read and dropped, unwanted input is at its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
+    pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
 }
@@ -91,7 +92,7 @@ pub async fn run(socket: WebSocket, session: ExecSession, protocol: Protocol, wa
     let written = write(&mut sink, &mut outbound);
     let told_all = tokio::select! {
         () = streams => false,
-        () = feed(stdin, pending) => false,
+        () = feed(stdin.filter(|_| wanted.stdin), pending) => false,
         () = client => false,
         told_all = written => told_all,
     };

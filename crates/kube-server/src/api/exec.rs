@@ -53,7 +53,7 @@ pub async fn answer(server: Server, target: Target, request: Request) -> Result<
     })?;
     tracing::info!(namespace = pod.namespace, pod = pod.name, container = options.container, "exec");
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let wanted = channels::Wanted { stdout: options.stdout, stderr: options.stderr };
+        let wanted = channels::Wanted { stdin: options.stdin, stdout: options.stdout, stderr: options.stderr };
         match server.backend.exec(pod, options).await {
             Ok(session) => channels::run(socket, session, protocol, wanted).await,
             Err(error) => channels::refuse(socket, &error).await,

@@ -52,7 +52,7 @@ impl Authority {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&path),
-            Err(error) => Err(io::Error::new(error.kind(), format!("failed to read {}: {error}", path.display()))),
+            Err(error) => Err(files::failed(format!("failed to read {}", path.display()))(error)),
         }
     }
 

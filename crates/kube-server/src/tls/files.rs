@@ -5,11 +5,24 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+/// What failed, with the reason as its source.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Failed {
+    what: String,
+    source: io::Error,
+}
+
+/// Puts what failed in front of an error, whose kind it keeps.
+pub fn failed(what: String) -> impl FnOnce(io::Error) -> io::Error {
+    move |source| io::Error::new(source.kind(), Failed { what, source })
+}
+
 /// Makes a directory with mode 0700, or gives that mode to the one that is there.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)))
-        .map_err(|error| io::Error::new(error.kind(), format!("failed to make {} private: {error}", path.display())))
+        .map_err(failed(format!("failed to make the private directory {}", path.display())))
 }
 
 /// Writes a file with mode 0600 in one step: a reader sees the old content or the new, whatever happens meanwhile.
@@ -23,9 +36,9 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         std::fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()
     })();
-    written.map_err(|error| {
+    if written.is_err() {
         // It may not have come into being.
         let _ = std::fs::remove_file(&temporary);
-        io::Error::new(error.kind(), format!("failed to write {}: {error}", path.display()))
-    })
+    }
+    written.map_err(failed(format!("failed to write {}", path.display())))
 }

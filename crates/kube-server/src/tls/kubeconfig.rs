@@ -19,13 +19,13 @@ pub fn write(path: &Path, server: SocketAddr, authority: &str, client: &Client) 
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io::Error::new(error.kind(), format!("failed to read {}: {error}", path.display())));
+            return Err(files::failed(format!("failed to read {}", path.display()))(error));
         }
         _ => {}
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
-            .map_err(|error| io::Error::new(error.kind(), format!("failed to make {}: {error}", directory.display())))?;
+            .map_err(files::failed(format!("failed to make the directory {}", directory.display())))?;
     }
     files::write_private(path, content(server, authority, client).as_bytes())
 }

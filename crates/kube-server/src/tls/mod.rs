@@ -70,9 +70,7 @@ impl Drop for Serving {
 /// An address that cannot be listened on, a state directory that cannot be used, or a kubeconfig that cannot be
 /// written or would replace a file that is not gantry's.
 pub async fn serve_tls(router: Router, listen: SocketAddr, state: &Path, kubeconfig: Option<&Path>) -> io::Result<Serving> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("failed to listen on {listen}: {error}")))?;
+    let listener = TcpListener::bind(listen).await.map_err(files::failed(format!("failed to listen on {listen}")))?;
     let address = listener.local_addr()?;
     let (state, kubeconfig) = (state.to_owned(), kubeconfig.map(Path::to_owned));
     let prepared = tokio::task::spawn_blocking(move || prepare(address, &state, kubeconfig));
