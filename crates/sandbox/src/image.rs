@@ -17,11 +17,12 @@ mod tarball;
 mod unpack;
 mod users;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 pub use error::ImageError;
 pub use paths::{HostPaths, choose as choose_host_paths, host_paths};
@@ -134,13 +135,15 @@ struct Inner {
     store: Store,
     options: StoreOptions,
     host: OnceCell<HostImage>,
+    /// Files are laid in once: containers that run have them mounted.
+    builtin: Mutex<HashMap<String, Image>>,
 }
 
 impl ImageStore {
     /// Opens the store in `dir`, making it if need be, and removes what processes that died left half done.
     pub fn open(dir: &Path, ids: IdRange, options: StoreOptions) -> Result<ImageStore, ImageError> {
         let store = Store::open(dir, ids)?;
-        Ok(ImageStore { inner: Arc::new(Inner { store, options, host: OnceCell::new() }) })
+        Ok(ImageStore { inner: Arc::new(Inner { store, options, host: OnceCell::new(), builtin: Mutex::default() }) })
     }
 
     /// The image `reference` names: `host`, a builtin image, `oci:DIRECTORY[:TAG]`, or an image in a registry.
@@ -180,13 +183,18 @@ impl ImageStore {
     }
 
     async fn builtin(&self, builtin: BuiltinImage) -> Result<Image, ImageError> {
-        let _one_at_a_time = self.inner.store.lock(&format!("builtin-{}", builtin.name)).await?;
+        let mut made = self.inner.builtin.lock().await;
+        if let Some(image) = made.get(&builtin.name) {
+            return Ok(image.clone());
+        }
         self.host().await?;
-        let inner = Arc::clone(&self.inner);
-        store::blocking(move || {
+        let (inner, name) = (Arc::clone(&self.inner), builtin.name.clone());
+        let image = store::blocking(move || {
             let host = inner.host.get().ok_or_else(|| ImageError::Host { reason: "it is not made yet".to_owned() })?;
             host.with_files(&builtin)
         })
-        .await
+        .await?;
+        made.insert(name, image.clone());
+        Ok(image)
     }
 }

@@ -81,8 +81,8 @@ async fn owners_modes_times_and_capabilities_survive_and_are_shifted() {
     let layout = Layout::new(&scratch.path().join("layout"));
     let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let layer = Layer::new()
-        .owned("su", b"x", 0, 0, 0o4755)
-        .owned("hers", b"x", 1000, 100, 0o640)
+        .owned("su", (0, 0), 0o4755)
+        .owned("hers", (1000, 100), 0o640)
         .attributes(&[("security.capability", capability), ("user.note", b"n"), ("trusted.overlay.redirect", b"/etc")])
         .file("ping", b"x")
         .hard_link("ping2", "ping")
@@ -127,7 +127,7 @@ async fn a_hostile_layer_reaches_nothing_outside_and_leaves_no_layer() {
         ("huge", Layer::new().claims("big", u64::MAX >> 1), "is said to have"),
         ("short", Layer::new().claims("big", 1 << 20), "ends early"),
         ("long", Layer::new().file(&"n".repeat(300), b""), "too long"),
-        ("owner", Layer::new().owned("x", b"", 70_000, 0, 0o644), "ids end at"),
+        ("owner", Layer::new().owned("x", (70_000, 0), 0o644), "ids end at"),
         ("below-file", Layer::new().file("f", b"").file("f/g", b""), "no directory"),
         ("whiteout-dots", Layer::new().file(".wh...", b""), "hides no name"),
     ];
@@ -262,7 +262,12 @@ async fn a_registry_image_is_pulled_once_and_then_served_from_the_store() {
     let store = store(&scratch);
     let error = store.get(&reference, PullPolicy::Never, None).await.expect_err("not here yet");
     assert!(error.to_string().contains("is not present with pull policy of Never"), "{error}");
-    let pulls = (0..8).map(|_| store.get(&reference, PullPolicy::IfNotPresent, None));
+    // another process has its own locks, as a second store has
+    let other = images::fixtures::store(&scratch);
+    let pulls = (0..8).map(|at| {
+        let store = if at % 2 == 0 { &store } else { &other };
+        store.get(&reference, PullPolicy::IfNotPresent, None)
+    });
     for image in futures::future::join_all(pulls).await {
         assert_eq!(layers(&image.expect("an image").root).len(), 2);
     }
@@ -274,7 +279,7 @@ async fn a_registry_image_is_pulled_once_and_then_served_from_the_store() {
     assert_eq!(registry.layers_sent(&layout), 2, "and fetches no layer again");
     // another process, later, without the registry
     drop(registry);
-    drop(store);
+    drop((store, other));
     let store = images::fixtures::store(&scratch);
     store.get(&reference, PullPolicy::IfNotPresent, None).await.expect("still here");
 }
@@ -378,4 +383,7 @@ async fn the_host_image_shows_tools_and_no_secrets() {
     let laid = usr.lower[0].path.join("bin/gantry-agent");
     assert_eq!((fs::read(&laid).expect("the agent"), fs::metadata(&laid).expect("it").uid()), (b"agent".to_vec(), base));
     assert_ne!(helper.id, image.id);
+    fs::write(&agent, "newer").expect("an agent");
+    store.get("gantry-helper", PullPolicy::Always, None).await.expect("an image");
+    assert_eq!(fs::read(&laid).expect("the agent"), b"agent", "what containers have mounted does not change");
 }

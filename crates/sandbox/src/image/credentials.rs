@@ -28,8 +28,6 @@ const FILES: &[&str] = &[
     ".credentials.json",
     "application_default_credentials.json",
     ".npmrc",
-    "npmrc",
-    ".yarnrc",
     ".yarnrc.yml",
     ".netrc",
     "_netrc",
@@ -46,11 +44,7 @@ const FILES: &[&str] = &[
     ".env",
     ".envrc",
     "auth.json",
-    "hosts.yml",
     "settings-security.xml",
-    "settings.xml",
-    "gradle.properties",
-    "nuget.config",
     "secring.gpg",
     "authorized_keys",
     "token",
@@ -138,6 +132,17 @@ pub(super) fn is_credential(path: &Path) -> bool {
         return true;
     }
     let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    let within = |directory: &str| path.parent().is_some_and(|parent| parent.ends_with(directory));
+    match name.as_str() {
+        // the same names are harmless, and needed, where the tool itself is installed
+        "settings.xml" => return within(".m2"),
+        "gradle.properties" => return within(".gradle"),
+        "hosts.yml" => return within("gh"),
+        "npmrc" | ".yarnrc" => return head_contains(path, &["_auth", "_password", "authToken"]),
+        "nuget.config" => return head_contains(path, &["Password"]),
+        "pip.conf" => return head_contains(path, &["@"]),
+        _ => {}
+    }
     match suffix {
         "pem" | "key" | "ppk" | "p8" | "asc" => head_contains(path, &["PRIVATE KEY", "PuTTY-User-Key-File"]),
         "p12" | "pfx" | "jks" | "keytab" | "kdbx" => true,

@@ -53,50 +53,93 @@ const DEPTH: usize = 16;
 
 /// Copies `/etc` of this machine (`from`) to `to`, which is made.
 pub(super) fn copy(from: &Path, to: &Path, owner: Owner) -> Result<(), ImageError> {
-    copy_directory(from, Path::new(""), to, owner, DEPTH)?;
+    let copying = Copying { from, to, owner };
+    copying.directory(Path::new(""), DEPTH)?;
     for name in ["hosts", "hostname", "resolv.conf", "machine-id"] {
         // mount points, and on many machines links that lead out of here
-        write(&to.join(name), b"", 0o644, 0, 0, owner)?;
+        copying.write(Path::new(name), b"", Attributes { mode: 0o644, uid: 0, gid: 0 })?;
     }
-    shadow(to, owner)
+    copying.shadow()
 }
 
-fn copy_directory(from: &Path, inside: &Path, to: &Path, owner: Owner, depth: usize) -> Result<(), ImageError> {
-    let source = from.join(inside);
-    let metadata = fs::symlink_metadata(&source).map_err(ImageError::disk("look at", &source))?;
-    let target = to.join(inside);
-    fs::create_dir_all(&target).map_err(ImageError::disk("make", &target))?;
-    if depth > 0 && metadata.mode() & 0o005 == 0o005 {
-        let entries = fs::read_dir(&source).map_err(ImageError::disk("read", &source))?;
-        for entry in entries.flatten() {
-            copy_entry(from, inside, &entry, to, owner, depth)?;
+/// One copy being made; paths in it are relative to both directories.
+struct Copying<'a> {
+    from: &'a Path,
+    to: &'a Path,
+    owner: Owner,
+}
+
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Attributes {
+    fn of(metadata: &Metadata) -> Self {
+        Attributes { mode: metadata.mode(), uid: metadata.uid(), gid: metadata.gid() }
+    }
+}
+
+impl Copying<'_> {
+    fn directory(&self, inside: &Path, depth: usize) -> Result<(), ImageError> {
+        let source = self.from.join(inside);
+        let metadata = fs::symlink_metadata(&source).map_err(ImageError::disk("look at", &source))?;
+        let target = self.to.join(inside);
+        fs::create_dir_all(&target).map_err(ImageError::disk("make", &target))?;
+        if depth > 0 && metadata.mode() & 0o005 == 0o005 {
+            let entries = fs::read_dir(&source).map_err(ImageError::disk("read", &source))?;
+            for entry in entries.flatten() {
+                self.entry(&inside.join(entry.file_name()), &entry, depth - 1)?;
+            }
         }
+        self.own(&target, &Attributes::of(&metadata))
     }
-    owner.give(&target, metadata.uid(), metadata.gid())?;
-    set_mode(&target, metadata.mode())
-}
 
-fn copy_entry(from: &Path, inside: &Path, entry: &DirEntry, to: &Path, owner: Owner, depth: usize) -> Result<(), ImageError> {
-    let inside = inside.join(entry.file_name());
-    if is_private(&inside) {
-        return Ok(());
+    fn entry(&self, inside: &Path, entry: &DirEntry, depth: usize) -> Result<(), ImageError> {
+        // what vanishes while we look was being changed; the next image has it
+        let Ok(metadata) = entry.metadata() else { return Ok(()) };
+        if is_private(inside) {
+            return Ok(());
+        }
+        if metadata.is_dir() {
+            return self.directory(inside, depth);
+        }
+        if metadata.is_symlink() {
+            let Ok(leads_to) = fs::read_link(entry.path()) else { return Ok(()) };
+            let target = self.to.join(inside);
+            symlink(leads_to, &target).map_err(ImageError::disk("make", &target))?;
+            return self.owner.give(&target, metadata.uid(), metadata.gid());
+        }
+        if is_shown(&entry.path(), &metadata) {
+            let Ok(content) = fs::read(entry.path()) else { return Ok(()) };
+            self.write(inside, &content, Attributes::of(&metadata))?;
+        }
+        Ok(())
     }
-    // what vanishes while we look was being changed; the next image has it
-    let Ok(metadata) = entry.metadata() else { return Ok(()) };
-    let target = to.join(&inside);
-    if metadata.is_dir() {
-        return copy_directory(from, &inside, to, owner, depth - 1);
+
+    /// `/etc/shadow` and `/etc/gshadow` with every account of passwd and group, none of which has a password.
+    fn shadow(&self) -> Result<(), ImageError> {
+        let group = read(&self.to.join("group"))?;
+        let gid = group.lines().find_map(|line| line.strip_prefix("shadow:")?.split(':').nth(1)?.parse().ok()).unwrap_or(0);
+        let passwd = read(&self.to.join("passwd"))?;
+        let accounts: String = names(&passwd).map(|name| format!("{name}:*:19000:0:99999:7:::\n")).collect();
+        self.write(Path::new("shadow"), accounts.as_bytes(), Attributes { mode: 0o640, uid: 0, gid })?;
+        let groups: String = names(&group).map(|name| format!("{name}:*::\n")).collect();
+        self.write(Path::new("gshadow"), groups.as_bytes(), Attributes { mode: 0o640, uid: 0, gid })
     }
-    if metadata.is_symlink() {
-        let Ok(leads_to) = fs::read_link(entry.path()) else { return Ok(()) };
-        symlink(leads_to, &target).map_err(ImageError::disk("make", &target))?;
-        return owner.give(&target, metadata.uid(), metadata.gid());
+
+    fn write(&self, inside: &Path, content: &[u8], attributes: Attributes) -> Result<(), ImageError> {
+        let target = self.to.join(inside);
+        fs::write(&target, content).map_err(ImageError::disk("write", &target))?;
+        self.own(&target, &attributes)
     }
-    if is_shown(&entry.path(), &metadata) {
-        let Ok(content) = fs::read(entry.path()) else { return Ok(()) };
-        write(&target, &content, metadata.mode(), metadata.uid(), metadata.gid(), owner)?;
+
+    fn own(&self, target: &Path, attributes: &Attributes) -> Result<(), ImageError> {
+        self.owner.give(target, attributes.uid, attributes.gid)?;
+        let mode = fs::Permissions::from_mode(attributes.mode & 0o7777);
+        fs::set_permissions(target, mode).map_err(ImageError::disk("set the mode of", target))
     }
-    Ok(())
 }
 
 fn is_private(inside: &Path) -> bool {
@@ -107,27 +150,6 @@ fn is_private(inside: &Path) -> bool {
 
 fn is_shown(path: &Path, metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.mode() & 0o004 != 0 && metadata.len() <= FILE_BYTES && !credentials::is_credential(path)
-}
-
-fn write(path: &Path, content: &[u8], mode: u32, uid: u32, gid: u32, owner: Owner) -> Result<(), ImageError> {
-    fs::write(path, content).map_err(ImageError::disk("write", path))?;
-    owner.give(path, uid, gid)?;
-    set_mode(path, mode)
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<(), ImageError> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777)).map_err(ImageError::disk("set the mode of", path))
-}
-
-/// `/etc/shadow` and `/etc/gshadow` with every account of passwd and group, none of which has a password.
-fn shadow(to: &Path, owner: Owner) -> Result<(), ImageError> {
-    let group = read(&to.join("group"))?;
-    let gid = group.lines().find_map(|line| line.strip_prefix("shadow:")?.split(':').nth(1)?.parse().ok()).unwrap_or(0);
-    let passwd = read(&to.join("passwd"))?;
-    let accounts: String = names(&passwd).map(|name| format!("{name}:*:19000:0:99999:7:::\n")).collect();
-    write(&to.join("shadow"), accounts.as_bytes(), 0o640, 0, gid, owner)?;
-    let groups: String = names(&group).map(|name| format!("{name}:*::\n")).collect();
-    write(&to.join("gshadow"), groups.as_bytes(), 0o640, 0, gid, owner)
 }
 
 fn names(table: &str) -> impl Iterator<Item = &str> {

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::error::ImageError;
+use super::layers::Digesting;
 use super::{BuiltinImage, HostOptions, ImageConfig, credentials, etc, paths};
 use crate::{Bind, IdRange, Layer, Overlay, Rootfs};
 
@@ -118,7 +120,7 @@ impl HostImage {
                     make_directory(&layer, 0o755, self.owner)?;
                 }
                 lay_in(here, &layer, inside, self.owner)?;
-                parts.push(here.display().to_string());
+                parts.push(content_id(here)?);
                 any = true;
             }
             if any {
@@ -141,6 +143,13 @@ impl HostImage {
         }
         format!("sha256:{}", hex::encode(hash.finalize()))
     }
+}
+
+fn content_id(path: &Path) -> Result<String, ImageError> {
+    let file = fs::File::open(path).map_err(ImageError::disk("open", path))?;
+    let mut content = Digesting::new(file, u64::MAX);
+    io::copy(&mut content, &mut io::sink()).map_err(ImageError::disk("read", path))?;
+    Ok(content.finish())
 }
 
 /// The innermost overlay that `path` lies in.

@@ -29,8 +29,16 @@ pub(super) enum Source {
 /// A layer's blob on this disk, checked.
 pub(super) struct Blob {
     pub path: PathBuf,
-    /// Fetched for this purpose, to be removed afterwards.
+    /// Fetched for this purpose, and removed with this value.
     pub temporary: bool,
+}
+
+impl Drop for Blob {
+    fn drop(&mut self) {
+        if self.temporary && fs::remove_file(&self.path).is_err() {
+            tracing::debug!(path = %self.path.display(), "left for the end of this process");
+        }
+    }
 }
 
 impl Source {
@@ -87,12 +95,12 @@ pub(super) async fn assemble(
     Ok((image(store, &manifest, &configuration, &diff_ids), digest))
 }
 
-/// The image with this manifest (hex), when all of it is here.
+/// The image with this manifest (hex), when all of it is here. What cannot be read is not here.
 pub(super) fn kept(store: &Store, reference: &str, digest: &str) -> Result<Option<Image>, ImageError> {
     let Some(content) = store.read_blob(digest)? else { return Ok(None) };
-    let Document::Manifest(manifest) = manifest::document(&content, reference)? else { return Ok(None) };
+    let Ok(Document::Manifest(manifest)) = manifest::document(&content, reference) else { return Ok(None) };
     let Some(config) = store.read_blob(manifest.config.hex(reference)?)? else { return Ok(None) };
-    let configuration = manifest::configuration(&config, reference)?;
+    let Ok(configuration) = manifest::configuration(&config, reference) else { return Ok(None) };
     let diff_ids = pairs(&manifest, &configuration, reference)?;
     let whole = diff_ids.iter().all(|diff_id| store.layer(diff_id).is_dir());
     Ok(whole.then(|| image(store, &manifest, &configuration, &diff_ids)))
@@ -120,7 +128,8 @@ fn image(store: &Store, manifest: &Manifest, configuration: &Configuration, diff
     Image { id: manifest.config.digest.clone(), root, config: configuration.image_config() }
 }
 
-/// Sees to it that a layer is unpacked.
+/// Sees to it that a layer is unpacked. It is fetched before the lock is taken: a registry that dawdles over a layer which it
+/// calls by somebody else's digest keeps nobody else waiting.
 async fn provide(
     store: &Store,
     source: &Source,
@@ -132,18 +141,15 @@ async fn provide(
     if target.is_dir() {
         return Ok(());
     }
-    let _made_once = store.lock(&format!("layer-{diff_id}")).await?;
-    if target.is_dir() {
-        return Ok(());
-    }
     let blob = source.layer(store, descriptor, reference).await?;
+    let _made_once = store.lock(&format!("layer-{diff_id}")).await?;
     let part = store.fresh();
     let (ids, reference, diff_id) = (store.ids(), reference.to_owned(), diff_id.to_owned());
     store::blocking(move || {
-        let made = unpack_blob(&blob.path, &part, ids, &reference, &diff_id).and_then(|()| settle(&part, &target));
-        if blob.temporary && fs::remove_file(&blob.path).is_err() {
-            tracing::debug!(path = %blob.path.display(), "left for the end of this process");
+        if target.is_dir() {
+            return Ok(());
         }
+        let made = unpack_blob(&blob.path, &part, ids, &reference, &diff_id).and_then(|()| settle(&part, &target));
         if made.is_err() {
             store::remove_tree(&part)?;
         }

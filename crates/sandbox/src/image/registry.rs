@@ -180,12 +180,8 @@ impl Remote {
     pub(super) async fn layer(&self, store: &Store, descriptor: &Descriptor) -> Result<Blob, ImageError> {
         descriptor.hex(&self.reference)?;
         self.repeatedly(|| async {
-            let path = store.fresh();
-            let fetched = self.fetch(descriptor, &path).await;
-            if fetched.is_err() && std::fs::remove_file(&path).is_err() {
-                tracing::debug!(path = %path.display(), "left for the end of this process");
-            }
-            fetched.map(|()| Blob { path, temporary: true })
+            let blob = Blob { path: store.fresh(), temporary: true };
+            self.fetch(descriptor, &blob.path).await.map(|()| blob)
         })
         .await
     }
@@ -313,6 +309,33 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     short(&text)
 }
 
+/// Bounded, and without the queries of addresses: registries sign those they redirect to.
 fn short(text: &str) -> String {
-    text.chars().take(500).collect()
+    let mut in_query = false;
+    let keep = |it: &char| {
+        in_query = (in_query || *it == '?') && !matches!(it, ')' | ' ' | '"');
+        !in_query
+    };
+    text.chars().filter(keep).take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_of_redirects_are_not_told() {
+        let text = "error sending request for url (https://bucket/blob?X-Signature=abc&y=1): connection reset";
+        assert_eq!(short(text), "error sending request for url (https://bucket/blob): connection reset");
+    }
+
+    #[test]
+    fn only_loopback_is_spoken_to_in_the_clear_unasked() {
+        for registry in ["localhost", "localhost:5000", "127.0.0.1:80", "[::1]:5000", "127.9.9.9"] {
+            assert!(is_loopback(registry), "{registry}");
+        }
+        for registry in ["example.org", "localhost.example.org:5000", "10.0.0.1:5000", "[fd00::1]:5000"] {
+            assert!(!is_loopback(registry), "{registry}");
+        }
+    }
 }

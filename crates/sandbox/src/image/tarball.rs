@@ -226,3 +226,60 @@ fn invalid(reason: String) -> io::Error {
 fn ends_early() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the tar stream ends early")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: u8, path: &str, size: u64) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_mut_bytes()[156] = kind;
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(7);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    }
+
+    fn padded(mut content: Vec<u8>) -> Vec<u8> {
+        content.resize(content.len().next_multiple_of(BLOCK), 0);
+        content
+    }
+
+    #[test]
+    fn pax_records_say_more_than_the_header_and_skipped_content_is_skipped() {
+        let records = b"12 path=a/b\n12 uid=1000\n13 mtime=9.5\n9 size=3\n".to_vec();
+        let stream = [
+            header(b'x', "pax", records.len() as u64),
+            padded(records),
+            header(b'0', "short", 0),
+            padded(b"xyz".to_vec()),
+            header(b'0', "next", 2),
+            padded(b"ab".to_vec()),
+            vec![0; 1024],
+        ]
+        .concat();
+        let mut tarball = Tarball::new(stream.as_slice());
+        let first = tarball.next().expect("readable").expect("an entry");
+        assert_eq!((first.path.as_slice(), first.uid, first.mtime, first.size), (&b"a/b"[..], 1000, 9, 3));
+        let second = tarball.next().expect("readable").expect("an entry");
+        assert_eq!((second.path.as_slice(), second.mtime), (&b"next"[..], 7));
+        let mut content = String::new();
+        tarball.read_to_string(&mut content).expect("content");
+        assert_eq!(content, "ab");
+        assert!(tarball.next().expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_name_without_bound_and_a_wrong_checksum_are_errors() {
+        let endless = header(b'L', "long", 1 << 40);
+        let error = Tarball::new(endless.as_slice()).next().expect_err("too long");
+        assert_eq!(error.to_string(), "the name or the attributes of an entry take 1099511627776 bytes");
+        let mut wrong = header(b'0', "a", 0);
+        wrong[0] = b'b';
+        assert!(Tarball::new(wrong.as_slice()).next().is_err());
+    }
+}

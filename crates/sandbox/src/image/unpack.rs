@@ -32,6 +32,8 @@ impl Default for Limits {
     }
 }
 
+/// User and group of what a layer does not mention.
+const ROOT: (u64, u64) = (0, 0);
 const NAME_BYTES: usize = 255;
 const PATH_BYTES: usize = 4095;
 const WHITEOUT: &[u8] = b".wh.";
@@ -54,7 +56,7 @@ pub(super) fn unpack<R: Read>(reader: R, directory: &Path, ids: IdRange, limits:
     let root = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(disk("open", directory.as_os_str().as_bytes()))?;
     let mut unpacker = Unpacker { root, ids, parent: None, directories: Vec::new() };
-    unpacker.own(unpacker.root.as_fd(), 0, 0, 0o755, b".")?;
+    unpacker.own(unpacker.root.as_fd(), ROOT, 0o755, b".")?;
     let mut tarball = Tarball::new(reader);
     let mut count = 0;
     while let Some(entry) = tarball.next().map_err(stream)? {
@@ -115,7 +117,7 @@ impl Unpacker {
         let fd = rustix::fs::openat(self.at(), name, flags, Mode::from_raw_mode(0o600)).map_err(disk("make", &entry.path))?;
         let mut file = std::fs::File::from(fd);
         copy(content, &mut file, &entry.path)?;
-        self.own(file.as_fd(), entry.uid, entry.gid, entry.mode, &entry.path)?;
+        self.own(file.as_fd(), (entry.uid, entry.gid), entry.mode, &entry.path)?;
         self.xattrs(file.as_fd(), entry)?;
         let times = times(entry.mtime);
         rustix::fs::futimens(&file, &times).map_err(disk("set the time of", &entry.path))
@@ -142,7 +144,7 @@ impl Unpacker {
     }
 
     fn fill_directory(&mut self, fd: OwnedFd, entry: &Entry, path: &Path) -> Result<()> {
-        self.own(fd.as_fd(), entry.uid, entry.gid, entry.mode, &entry.path)?;
+        self.own(fd.as_fd(), (entry.uid, entry.gid), entry.mode, &entry.path)?;
         self.xattrs(fd.as_fd(), entry)?;
         self.directories.push((path.to_owned(), entry.mtime));
         Ok(())
@@ -242,7 +244,7 @@ impl Unpacker {
                     }
                     let made =
                         rustix::fs::openat(&fd, part.as_os_str(), DIRECTORY, Mode::empty()).map_err(disk("open", whole))?;
-                    self.own(made.as_fd(), 0, 0, 0o755, whole)?;
+                    self.own(made.as_fd(), ROOT, 0o755, whole)?;
                     made
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -293,7 +295,7 @@ impl Unpacker {
     }
 
     /// Owner first: changing it clears setuid bits and capabilities.
-    fn own(&self, fd: impl AsFd, uid: u64, gid: u64, mode: u32, whole: &[u8]) -> Result<()> {
+    fn own(&self, fd: impl AsFd, (uid, gid): (u64, u64), mode: u32, whole: &[u8]) -> Result<()> {
         let (uid, gid) = self.shift(uid, gid, whole)?;
         rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(disk("change the owner of", whole))?;
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(disk("set the mode of", whole))

@@ -45,6 +45,20 @@ pub enum Compression {
     Zstd,
 }
 
+/// One entry of a tar stream.
+struct Written<'a> {
+    kind: u8,
+    path: &'a str,
+    link: &'a str,
+    content: &'a [u8],
+    /// Size in the header, when it lies.
+    claimed: Option<u64>,
+    owner: (u64, u64),
+    mode: u32,
+}
+
+const FILE: Written<'_> = Written { kind: b'0', path: "", link: "", content: b"", claimed: None, owner: (0, 0), mode: 0o644 };
+
 /// A tar stream being written.
 #[derive(Clone, Default)]
 pub struct Layer {
@@ -57,32 +71,32 @@ impl Layer {
     }
 
     pub fn file(self, path: &str, content: &[u8]) -> Self {
-        self.entry(b'0', path, "", content, content.len() as u64, (0, 0, 0o644))
+        self.entry(&Written { path, content, ..FILE })
     }
 
-    pub fn owned(self, path: &str, content: &[u8], uid: u64, gid: u64, mode: u32) -> Self {
-        self.entry(b'0', path, "", content, content.len() as u64, (uid, gid, mode))
+    pub fn owned(self, path: &str, owner: (u64, u64), mode: u32) -> Self {
+        self.entry(&Written { path, content: b"x", owner, mode, ..FILE })
     }
 
     pub fn directory(self, path: &str) -> Self {
-        self.entry(b'5', path, "", b"", 0, (0, 0, 0o755))
+        self.entry(&Written { kind: b'5', path, mode: 0o755, ..FILE })
     }
 
-    pub fn symbolic_link(self, path: &str, target: &str) -> Self {
-        self.entry(b'2', path, target, b"", 0, (0, 0, 0o777))
+    pub fn symbolic_link(self, path: &str, link: &str) -> Self {
+        self.entry(&Written { kind: b'2', path, link, ..FILE })
     }
 
-    pub fn hard_link(self, path: &str, target: &str) -> Self {
-        self.entry(b'1', path, target, b"", 0, (0, 0, 0o644))
+    pub fn hard_link(self, path: &str, link: &str) -> Self {
+        self.entry(&Written { kind: b'1', path, link, ..FILE })
     }
 
     pub fn device(self, path: &str) -> Self {
-        self.entry(b'3', path, "", b"", 0, (0, 0, 0o666))
+        self.entry(&Written { kind: b'3', path, ..FILE })
     }
 
     /// A file whose header promises more than follows.
     pub fn claims(self, path: &str, size: u64) -> Self {
-        self.entry(b'0', path, "", b"", size, (0, 0, 0o644))
+        self.entry(&Written { path, claimed: Some(size), ..FILE })
     }
 
     /// Extended attributes of the next entry.
@@ -95,30 +109,29 @@ impl Layer {
             records.extend_from_slice(value);
             records.push(b'\n');
         }
-        let length = records.len() as u64;
-        self.entry(b'x', "attributes", "", &records, length, (0, 0, 0o644))
+        self.entry(&Written { kind: b'x', path: "attributes", content: &records, ..FILE })
     }
 
-    fn entry(mut self, kind: u8, path: &str, link: &str, content: &[u8], size: u64, owner: (u64, u64, u32)) -> Self {
-        for (kind, name) in [(b'L', path), (b'K', link)] {
+    fn entry(mut self, written: &Written<'_>) -> Self {
+        for (kind, name) in [(b'L', written.path), (b'K', written.link)] {
             if name.len() > 100 {
-                self = self.entry(kind, "long", "", name.as_bytes(), name.len() as u64, (0, 0, 0));
+                self = self.entry(&Written { kind, path: "long", content: name.as_bytes(), ..FILE });
             }
         }
         let mut header = tar::Header::new_gnu();
         let bytes = header.as_mut_bytes();
-        let short = |name: &str| name.as_bytes()[..name.len().min(100)].to_vec();
-        bytes[..path.len().min(100)].copy_from_slice(&short(path));
-        bytes[157..157 + link.len().min(100)].copy_from_slice(&short(link));
-        bytes[156] = kind;
-        header.set_size(size);
-        header.set_uid(owner.0);
-        header.set_gid(owner.1);
-        header.set_mode(owner.2);
+        let (path, link) = (written.path.as_bytes(), written.link.as_bytes());
+        bytes[..path.len().min(100)].copy_from_slice(&path[..path.len().min(100)]);
+        bytes[157..157 + link.len().min(100)].copy_from_slice(&link[..link.len().min(100)]);
+        bytes[156] = written.kind;
+        header.set_size(written.claimed.unwrap_or(written.content.len() as u64));
+        header.set_uid(written.owner.0);
+        header.set_gid(written.owner.1);
+        header.set_mode(written.mode);
         header.set_mtime(1_600_000_000);
         header.set_cksum();
         self.tar.extend_from_slice(header.as_bytes());
-        self.tar.extend_from_slice(content);
+        self.tar.extend_from_slice(written.content);
         self.tar.resize(self.tar.len().next_multiple_of(512), 0);
         self
     }
