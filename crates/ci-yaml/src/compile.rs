@@ -126,13 +126,21 @@ fn run_passes(context: &Context<'_>) -> Option<Pipeline> {
     let stages = Stages::read(context, &top);
     let globals = variables::read_globals(context, &top);
     let defaults = default::Defaults::read(context, &top);
-    let mut scope = Scope::new(context.input);
+    let given = Scope::new(context.input);
+    let mut scope = Scope::above(&given);
     scope.set(&globals);
     let workflow = workflow::decide(context, &top, &scope);
     scope.set(&workflow.variables);
 
-    let reader =
-        JobReader { context, stages: &stages, globals: &globals, workflow: &workflow, defaults: &defaults, scope: &scope };
+    let reader = JobReader {
+        context,
+        stages: &stages,
+        globals: &globals,
+        workflow: &workflow,
+        defaults: &defaults,
+        given: &given,
+        scope: &scope,
+    };
     let drafts = read_jobs(&reader, &top);
     if context.exhausted() {
         return None;

@@ -47,7 +47,7 @@ fn service(context: &Context<'_>, item: &Node, name: &str) -> Option<Service> {
             context.check_keys(map, ("services", name), SERVICE, &[("ports", "they are reachable all the same")]);
             let image = image(context, map, item, ("services", name));
             let alias = map.get("alias").and_then(|entry| context.string(&entry.node, "services:alias")).unwrap_or_default();
-            let command = map.get("command").map(|entry| context.string_or_strings(&entry.node, "services:command"));
+            let command = map.get("command").map(|entry| context.strings(&entry.node, "services:command"));
             let variables = map.get("variables").map(|entry| variables::read(context, &entry.node, variables::Level::Job));
             Some(Service { image, alias, command: command.unwrap_or_default(), variables: variables.unwrap_or_default() })
         }
@@ -71,7 +71,7 @@ fn image(context: &Context<'_>, map: &Map, node: &Node, (what, job): (&str, &str
         None => context.sink.error(node.place, format!("`{what}` needs a `name`")),
     }
     if let Some(entry) = map.get("entrypoint") {
-        image.entrypoint = context.string_or_strings(&entry.node, &format!("{what}:entrypoint"));
+        image.entrypoint = context.strings(&entry.node, &format!("{what}:entrypoint"));
     }
     if let Some(entry) = map.get("pull_policy").filter(|entry| !entry.node.is_null()) {
         image.pull_policy = pull_policies(context, &entry.node, what);

@@ -168,7 +168,7 @@ impl Includes<'_> {
     }
 
     fn rules_allow(&self, rules: &Entry) -> bool {
-        let rules = rules::read(self.context, rules, "include", rules::Kind::Include);
+        let rules = rules::read(self.context, rules, "", rules::Kind::Include);
         rules::decide(self.context, &rules, &self.scope).is_some_and(|rule| rule.when != Some(crate::timing::Word::Never))
     }
 

@@ -10,7 +10,7 @@ use crate::pipeline::{AllowFailure, PipelineJob, When, YamlVariable};
 use crate::rules::{self, Kind, Rule};
 use crate::stages::Stages;
 use crate::timing::{self, Word};
-use crate::variables::{self, Level, Scope};
+use crate::variables::{self, Level, Scope, circle};
 use crate::workflow::Workflow;
 use crate::yaml::{Entry, Map};
 use crate::{artifacts, image, only, script};
@@ -35,6 +35,9 @@ pub(crate) struct JobReader<'a> {
     pub globals: &'a [YamlVariable],
     pub workflow: &'a Workflow,
     pub defaults: &'a Defaults,
+    /// Variables from outside of the file.
+    pub given: &'a Scope<'a>,
+    /// Those and the variables of the whole file.
     pub scope: &'a Scope<'a>,
 }
 
@@ -71,7 +74,10 @@ impl JobReader<'_> {
         timing::check_start_in(self.context, &map, when, name);
         let allow_failure = timing::allow_failure(self.context, &map);
 
-        let layers = Layers { inherited: inherited.cloned().collect(), own: own_variables, rules };
+        let inherited: Vec<YamlVariable> = inherited.cloned().collect();
+        let all = inherited.len() == self.globals.len() + self.workflow.variables.len();
+        let place = map.get("variables").map_or(entry.place, |entry| entry.place);
+        let layers = Layers { place, inherited, all, own: own_variables, rules };
         let weight = layers.weight(&template.job);
         for copy in parallel::read(self.context, &map, name) {
             if !self.context.spend(weight) {
@@ -134,7 +140,10 @@ impl JobReader<'_> {
 
     /// Whether this copy is part of the pipeline, and what the rule that matched changes.
     fn decide(&self, draft: &mut Draft, map: &Map, layers: &Layers, copy: &Copy) {
-        let mut scope = Scope::above(self.scope);
+        let mut scope = Scope::above(if layers.all { self.scope } else { self.given });
+        if !layers.all {
+            scope.set(&layers.inherited);
+        }
         scope.set_predefined("CI_JOB_NAME", &draft.job.name);
         scope.set_predefined("CI_JOB_STAGE", &draft.job.stage);
         scope.set(&layers.own);
@@ -162,13 +171,22 @@ impl JobReader<'_> {
                 }
             }
         }
-        draft.job.variables = merged(&[&layers.inherited, &layers.own, &copy.variables, from_rule]);
+        let variables = merged(&[&layers.inherited, &layers.own, &copy.variables, from_rule]);
+        if let Some(circle) = circle::find(&variables) {
+            let message = format!("variables refer to each other in a circle: {}", circle.join(" → "));
+            self.context.sink.error(layers.place, message);
+        }
+        draft.job.variables = variables;
     }
 }
 
 /// What all copies of a job share: variables of the file and of the job, and its rules.
 struct Layers {
+    /// Where variables of this job stand, or else the job.
+    place: Place,
     inherited: Vec<YamlVariable>,
+    /// Whether none of the file's variables is left out.
+    all: bool,
     own: Vec<YamlVariable>,
     rules: Option<Vec<Rule>>,
 }

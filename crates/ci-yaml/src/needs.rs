@@ -24,7 +24,7 @@ pub(crate) struct PlacedNeed {
 pub(crate) fn read(context: &Context<'_>, entry: &Entry, job: &str) -> Vec<PlacedNeed> {
     let items = match &entry.node.value {
         Value::List(items) => context.flatten(items, "needs"),
-        Value::Text(_) | Value::Map(_) => vec![&entry.node],
+        Value::Map(_) => vec![&entry.node],
         _ => {
             context.wrong(&entry.node, "needs", "a list");
             return Vec::new();

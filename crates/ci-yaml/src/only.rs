@@ -4,7 +4,7 @@ use crate::compile::Context;
 use crate::expression::compile_pattern;
 use crate::rules::Condition;
 use crate::variables::Scope;
-use crate::yaml::{Entry, Map, Value};
+use crate::yaml::{Entry, Map, Node, Value};
 
 /// What a pipeline must be for a job, or must not be.
 struct Policy {
@@ -37,23 +37,25 @@ impl Policy {
         let keyword = &*entry.key;
         let mut policy = Policy { refs: None, variables: None, changes: false, kubernetes: false };
         match &entry.node.value {
-            Value::Text(_) | Value::List(_) => policy.refs = Some(context.string_or_strings(&entry.node, keyword)),
+            Value::List(_) => policy.refs = Some(refs(context, &entry.node, keyword)),
             Value::Map(map) => {
                 context.check_keys(map, (keyword, ""), &["refs", "variables", "changes", "kubernetes"], &[]);
-                policy.refs = map.get("refs").map(|refs| context.string_or_strings(&refs.node, &format!("{keyword}:refs")));
+                policy.refs = map.get("refs").map(|list| refs(context, &list.node, &format!("{keyword}:refs")));
                 policy.variables = map.get("variables").map(|list| {
                     let what = format!("{keyword}:variables");
                     let items = list.node.list().unwrap_or(std::slice::from_ref(&list.node));
                     items.iter().filter_map(|item| Condition::read(context, item, &what)).collect()
                 });
                 if let Some(changes) = map.get("changes") {
-                    policy.changes = true;
-                    let message = format!("`{keyword}:changes` is not handled yet: it counts as met");
+                    policy.changes = keyword == "only";
+                    let means =
+                        if keyword == "only" { "it counts as met" } else { "it counts as not met, so that nothing is left out" };
+                    let message = format!("`{keyword}:changes` is not handled yet: {means}");
                     context.sink.unhandled(changes.place, message, "");
                 }
                 policy.kubernetes = map.get("kubernetes").is_some();
             }
-            _ => context.wrong(&entry.node, keyword, "a string, a list or a map"),
+            _ => context.wrong(&entry.node, keyword, "a list or a map"),
         }
         policy
     }
@@ -86,6 +88,26 @@ impl Policy {
     }
 }
 
+/// Names, keywords and patterns; a pattern must be valid.
+fn refs(context: &Context<'_>, node: &Node, what: &str) -> Vec<String> {
+    for item in node.list().unwrap_or_default() {
+        let text = item.text().unwrap_or_default();
+        let pattern = text.rsplit_once('@').filter(|_| !text.ends_with('/')).map_or(text, |(pattern, _)| pattern);
+        if let Some((body, flags)) = slashed(pattern)
+            && compile_pattern(body, flags).is_err()
+        {
+            context.sink.error(item.place, format!("`{what}` has a pattern that is not valid"));
+        }
+    }
+    context.strings(node, what)
+}
+
+/// Splits `/body/flags`.
+fn slashed(text: &str) -> Option<(&str, &str)> {
+    let (body, flags) = text.strip_prefix('/')?.rsplit_once('/')?;
+    flags.chars().all(|flag| "ismU".contains(flag)).then_some((body, flags))
+}
+
 /// Whether the pipeline's ref or source is what one entry of `refs` says.
 fn ref_matches(entry: &str, scope: &Scope<'_>) -> bool {
     let value = |name: &str| scope.value(name).unwrap_or_default();
@@ -113,8 +135,7 @@ fn ref_matches(entry: &str, scope: &Scope<'_>) -> bool {
 }
 
 fn name_matches(pattern: &str, name: &str) -> bool {
-    let slashed = pattern.strip_prefix('/').and_then(|rest| rest.rsplit_once('/'));
-    match slashed {
+    match slashed(pattern) {
         Some((body, flags)) => compile_pattern(body, flags).is_ok_and(|pattern| pattern.is_match(name)),
         None => pattern == name,
     }

@@ -22,6 +22,8 @@ pub(crate) struct Rule {
     condition: Option<Condition>,
     /// Patterns of `exists`, of which one must match.
     exists: Option<Vec<String>>,
+    /// It says `never` for changes that are not known here.
+    skipped: bool,
     pub place: Place,
     pub when: Option<Word>,
     pub allow_failure: Option<AllowFailure>,
@@ -81,17 +83,27 @@ fn rule(context: &Context<'_>, item: &Node, job: &str, kind: Kind) -> Option<Rul
     let place = map.iter().next().map_or(item.place, |first| first.place);
     check_keys(context, map, job, kind);
     let present = |key: &str| map.get(key).filter(|entry| !entry.node.is_null());
-    let mut rule =
-        Rule { condition: None, exists: None, place, when: None, allow_failure: None, variables: Vec::new(), needs: None };
+    let mut rule = Rule {
+        condition: None,
+        exists: None,
+        skipped: false,
+        place,
+        when: None,
+        allow_failure: None,
+        variables: Vec::new(),
+        needs: None,
+    };
     if let Some(entry) = present("if") {
         rule.condition = Condition::read(context, &entry.node, "rules:if");
     }
     rule.exists = present("exists").map(|entry| exists(context, entry, job));
-    if let Some(entry) = present("changes") {
-        context.sink.unhandled(entry.place, "`rules:changes` is not handled yet: it counts as met", job);
-    }
     if let Some(entry) = present("when") {
         rule.when = timing::word(context, &entry.node, "rules:when", true);
+    }
+    if let Some(entry) = present("changes") {
+        rule.skipped = rule.when == Some(Word::Never);
+        let means = if rule.skipped { "this rule counts as not met, so that nothing is left out" } else { "it counts as met" };
+        context.sink.unhandled(entry.place, format!("`rules:changes` is not handled yet: {means}"), job);
     }
     if kind == Kind::Job {
         timing::check_start_in(context, map, rule.when, job);
@@ -120,7 +132,7 @@ fn check_keys(context: &Context<'_>, map: &Map, job: &str, kind: Kind) {
 
 fn exists(context: &Context<'_>, entry: &Entry, job: &str) -> Vec<String> {
     let Value::Map(map) = &entry.node.value else {
-        return context.string_or_strings(&entry.node, "rules:exists");
+        return context.strings(&entry.node, "rules:exists");
     };
     context.check_keys(
         map,
@@ -128,13 +140,14 @@ fn exists(context: &Context<'_>, entry: &Entry, job: &str) -> Vec<String> {
         &["paths"],
         &[("project", "this repository is searched"), ("ref", "this repository is searched"), ("regexp", "it counts as not met")],
     );
-    map.get("paths").map(|paths| context.string_or_strings(&paths.node, "rules:exists:paths")).unwrap_or_default()
+    map.get("paths").map(|paths| context.strings(&paths.node, "rules:exists:paths")).unwrap_or_default()
 }
 
 /// The rule that decides; `None` when no rule matches.
 pub(crate) fn decide<'r>(context: &Context<'_>, rules: &'r [Rule], scope: &Scope<'_>) -> Option<&'r Rule> {
     rules.iter().find(|rule| {
-        rule.condition.as_ref().is_none_or(|condition| condition.is_met(context, scope))
+        !rule.skipped
+            && rule.condition.as_ref().is_none_or(|condition| condition.is_met(context, scope))
             && rule
                 .exists
                 .as_ref()

@@ -42,18 +42,6 @@ impl Context<'_> {
         }
     }
 
-    /// A string, or a list of strings.
-    pub fn string_or_strings(&self, node: &Node, what: &str) -> Vec<String> {
-        match &node.value {
-            Value::Text(_) => self.string(node, what).into_iter().collect(),
-            Value::List(_) => self.strings(node, what),
-            _ => {
-                self.wrong(node, what, "a string or a list of strings");
-                Vec::new()
-            }
-        }
-    }
-
     /// True or false.
     pub fn boolean(&self, node: &Node, what: &str) -> Option<bool> {
         if let Value::Bool(value) = node.value {

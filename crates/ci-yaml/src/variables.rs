@@ -3,6 +3,8 @@
 //! Values stay as written, because the runner expands them. Only conditions and paths of includes need a value now, and
 //! [`Scope`] works it out on demand: later layers win, references are followed, circles are left as they are.
 
+pub(crate) mod circle;
+
 use crate::Input;
 use crate::compile::Context;
 use crate::pipeline::YamlVariable;

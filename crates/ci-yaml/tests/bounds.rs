@@ -142,9 +142,11 @@ fn variables_that_double_each_other_cost_no_time() {
 }
 
 #[test]
-fn variables_in_a_circle_cost_no_time() {
-    let text = "variables: {A: $B$B$B, B: $C$C$C, C: $A$A$A}\nj: {script: echo, rules: [{if: $A, when: always}]}\n";
-    compile_text(text.to_owned()).expect("a pipeline");
+fn long_chains_of_variables_are_searched_for_circles() {
+    let chain: Vec<String> = (0..5000).map(|number| format!("A{number}: $A{}", number + 1)).collect();
+    compile_text(format!("variables: {{{}}}\nj: {{script: echo}}\n", chain.join(", "))).expect("a pipeline");
+    let text = format!("variables: {{{}, A5000: $A0}}\nj: {{script: echo, rules: [{{if: $A0}}]}}\n", chain.join(", "));
+    check_refused(text, "variables refer to each other in a circle");
 }
 
 #[test]

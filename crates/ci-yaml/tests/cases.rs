@@ -192,3 +192,58 @@ fn no_beginning_of_any_case_makes_the_compiler_panic() {
         }
     }
 }
+
+/// A small generator of numbers that are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % (bound.max(1) as u64)).unwrap_or(0)
+    }
+}
+
+#[test]
+fn no_damaged_case_makes_the_compiler_panic() {
+    const PIECES: &[&str] = &[
+        "[",
+        "]",
+        "{",
+        "}",
+        ": ",
+        "- ",
+        "\n",
+        "\t",
+        "*a",
+        "&a ",
+        "<<: *a",
+        "!reference ",
+        "\"",
+        "'",
+        "|",
+        "null",
+        "5",
+        "$",
+        "é",
+        "\u{feff}",
+    ];
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(40);
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for case in cases() {
+        let mut repository = read_repository(&case);
+        let Some(text) = repository.0.get(".gitlab-ci.yml").cloned() else { continue };
+        for _ in 0..rounds {
+            let mut damaged: Vec<char> = text.chars().collect();
+            for _ in 0..=numbers.below(3) {
+                let at = numbers.below(damaged.len());
+                let to = (at + numbers.below(6)).min(damaged.len());
+                let piece = PIECES[numbers.below(PIECES.len())];
+                damaged.splice(at..to, piece.chars());
+            }
+            repository.0.insert(".gitlab-ci.yml".to_owned(), damaged.into_iter().collect());
+            compile_case(&case, &repository);
+        }
+    }
+}
