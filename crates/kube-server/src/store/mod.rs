@@ -119,7 +119,10 @@ impl Store {
 
     /// The selected objects of a namespace (or all), in the order of their names, and the version they are of.
     pub fn list(&self, kind: Kind, namespace: Option<&str>, selectors: &Selectors) -> (Vec<Arc<Value>>, u64) {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        if kind == Kind::Event {
+            self.bound_events(&mut inner);
+        }
         (inner.select(kind, namespace).filter(|object| selectors.matches(object)).cloned().collect(), inner.version)
     }
 

@@ -29,6 +29,13 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// What the state directory holds.
+enum Stored {
+    Missing,
+    Expiring,
+    Good(Authority),
+}
+
 /// A certificate and its key, both PEM.
 pub struct Client {
     pub certificate: String,
@@ -40,19 +47,32 @@ impl Authority {
     pub fn open(state: &Path) -> io::Result<Self> {
         files::private_directory(state)?;
         let path = state.join(FILE);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let known = Self::read(&bytes).map_err(|why| {
-                    let message = format!("{} is damaged ({why}); delete it to get a new authority", path.display());
-                    io::Error::new(io::ErrorKind::InvalidData, message)
-                })?;
-                match known {
-                    Some(authority) => Ok(authority),
-                    None => Self::make(&path),
-                }
+        match Self::find(&path)? {
+            Stored::Good(authority) => Ok(authority),
+            Stored::Expiring => Self::make(&path, files::write_private),
+            Stored::Missing => match Self::make(&path, files::create_private) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match Self::find(&path)? {
+                    // Another process was faster; its authority is as good.
+                    Stored::Good(authority) => Ok(authority),
+                    Stored::Missing | Stored::Expiring => Err(error),
+                },
+                made => made,
+            },
+        }
+    }
+
+    fn find(path: &Path) -> io::Result<Stored> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::Missing),
+            Err(error) => return Err(files::failed(format!("failed to read {}", path.display()))(error)),
+        };
+        match Self::read(&bytes) {
+            Ok(known) => Ok(known.map_or(Stored::Expiring, Stored::Good)),
+            Err(why) => {
+                let message = format!("{} is damaged ({why}); delete it to get a new authority", path.display());
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&path),
-            Err(error) => Err(files::failed(format!("failed to read {}", path.display()))(error)),
         }
     }
 
@@ -72,12 +92,12 @@ impl Authority {
         Ok(Some(Self { certificate, issuer: Issuer::new(parameters, key) }))
     }
 
-    fn make(path: &Path) -> io::Result<Self> {
+    fn make(path: &Path, write: impl FnOnce(&Path, &[u8]) -> io::Result<()>) -> io::Result<Self> {
         let (key, parameters) = (KeyPair::generate().map_err(io::Error::other)?, parameters().map_err(io::Error::other)?);
         let certificate = parameters.self_signed(&key).map_err(io::Error::other)?.pem();
         let expires = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * (AUTHORITY_DAYS - 1));
         let stored = json!({"certificate": certificate, "key": key.serialize_pem(), "expires": expires.to_string()});
-        files::write_private(path, stored.to_string().as_bytes())?;
+        write(path, stored.to_string().as_bytes())?;
         Ok(Self { certificate, issuer: Issuer::new(parameters, key) })
     }
 
@@ -151,4 +171,41 @@ fn valid_for(parameters: &mut CertificateParams, days: i64) {
         rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     (parameters.not_before, parameters.not_after) = (date(-CLOCK_SLACK_DAYS), date(days));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Authority, FILE};
+    use std::path::Path;
+
+    fn expire(state: &Path, expires: &str) {
+        let path = state.join(FILE);
+        let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        stored["expires"] = expires.into();
+        std::fs::write(path, stored.to_string()).unwrap();
+    }
+
+    #[test]
+    fn an_authority_is_kept_until_it_is_about_to_expire() {
+        let state = tempfile::tempdir().unwrap();
+        let open = || Authority::open(state.path()).unwrap().certificate_pem().to_owned();
+        let first = open();
+        assert_eq!(open(), first);
+        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 300);
+        expire(state.path(), &soon.to_string());
+        let second = open();
+        assert_ne!(second, first);
+        assert_eq!(open(), second);
+    }
+
+    #[test]
+    fn many_processes_at_once_agree_on_one_authority() {
+        let state = tempfile::tempdir().unwrap();
+        let open = || Authority::open(state.path()).unwrap().certificate_pem().to_owned();
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|one| *one == all[0]));
+    }
 }

@@ -27,13 +27,27 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
 
 /// Writes a file with mode 0600 in one step: a reader sees the old content or the new, whatever happens meanwhile.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    place(path, content, |temporary| std::fs::rename(temporary, path))
+}
+
+/// The same for a file that must not exist: of several processes at once, one wins, and the others get `AlreadyExists`.
+pub fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    place(path, content, |temporary| {
+        let linked = std::fs::hard_link(temporary, path);
+        // The other name of the same file; a leftover harms nobody.
+        let _ = std::fs::remove_file(temporary);
+        linked
+    })
+}
+
+fn place(path: &Path, content: &[u8], put: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = directory.join(format!(".gantry-{}.tmp", uuid::Uuid::new_v4()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
+        put(&temporary)?;
         File::open(directory)?.sync_all()
     })();
     if written.is_err() {
@@ -41,4 +55,22 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     written.map_err(failed(format!("failed to write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{create_private, write_private};
+    use std::io::ErrorKind;
+
+    #[test]
+    fn files_are_replaced_or_created_and_nothing_is_left_beside_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        create_private(&path, b"first").unwrap();
+        assert_eq!(create_private(&path, b"second").unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        write_private(&path, b"third").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 }
