@@ -33,7 +33,7 @@ pub struct Authority {
 enum Stored {
     Missing,
     Expiring,
-    Good(Authority),
+    Good(Box<Authority>),
 }
 
 /// A certificate and its key, both PEM.
@@ -48,12 +48,12 @@ impl Authority {
         files::private_directory(state)?;
         let path = state.join(FILE);
         match Self::find(&path)? {
-            Stored::Good(authority) => Ok(authority),
+            Stored::Good(authority) => Ok(*authority),
             Stored::Expiring => Self::make(&path, files::write_private),
             Stored::Missing => match Self::make(&path, files::create_private) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match Self::find(&path)? {
                     // Another process was faster; its authority is as good.
-                    Stored::Good(authority) => Ok(authority),
+                    Stored::Good(authority) => Ok(*authority),
                     Stored::Missing | Stored::Expiring => Err(error),
                 },
                 made => made,
@@ -68,7 +68,7 @@ impl Authority {
             Err(error) => return Err(files::failed(format!("failed to read {}", path.display()))(error)),
         };
         match Self::read(&bytes) {
-            Ok(known) => Ok(known.map_or(Stored::Expiring, Stored::Good)),
+            Ok(known) => Ok(known.map_or(Stored::Expiring, |known| Stored::Good(Box::new(known)))),
             Err(why) => {
                 let message = format!("{} is damaged ({why}); delete it to get a new authority", path.display());
                 Err(io::Error::new(io::ErrorKind::InvalidData, message))
