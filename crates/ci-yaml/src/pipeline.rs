@@ -8,9 +8,10 @@
 pub struct Pipeline {
     /// Stages in order, `.pre` first and `.post` last, empty ones left out.
     pub stages: Vec<String>,
-    /// Jobs in the order of the file, those left out by `rules` not among them.
+    /// Jobs in the order of the file, those in `excluded` not among them; `parallel` has made copies of its jobs.
     pub jobs: Vec<PipelineJob>,
-    /// Names of jobs that `rules` left out of this pipeline.
+    /// Names of jobs that are not in this pipeline: `rules`, `only` and `except` left them out, or they have no script
+    /// (`trigger`), which a warning says.
     pub excluded: Vec<String>,
 }
 

@@ -193,6 +193,15 @@ fn no_beginning_of_any_case_makes_the_compiler_panic() {
     }
 }
 
+#[test]
+fn the_pipeline_of_this_repository_compiles_without_a_warning() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.gitlab-ci.yml");
+    let text = fs::read_to_string(&path).expect("the repository's own pipeline");
+    let repository = Repository(BTreeMap::from([(".gitlab-ci.yml".to_owned(), text)]));
+    let found = compile_case(Path::new("."), &repository);
+    assert!(found.starts_with("stages: ") && !found.contains("warning: "), "{found}");
+}
+
 /// A small generator of numbers that are the same in every run.
 struct Numbers(u64);
 

@@ -53,7 +53,7 @@ pub(crate) fn load(path: &str, text: &str, sink: &Sink) -> (u32, Option<Vec<Docu
 
 /// A list or map that is not closed yet.
 enum Frame {
-    List { place: Place, items: Vec<Node>, anchor: usize, reference: bool },
+    List { place: Place, items: Vec<Node>, anchor: usize, block: bool, reference: bool },
     Map { place: Place, map: Map, anchor: usize, block: bool, key: Option<Key> },
 }
 
@@ -82,11 +82,12 @@ impl Loader<'_> {
         let place = self.place(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => self.scalar(&text, style, anchor, (tag.as_deref(), place)),
-            Event::SequenceStart(_, anchor, tag) => {
+            Event::SequenceStart(style, anchor, tag) => {
                 let reference = tag.as_deref().is_some_and(is_reference);
                 let place = if reference { self.with_tag(place, span) } else { place };
                 self.check_tag(tag.as_deref(), place);
-                self.open(Frame::List { place, items: Vec::new(), anchor, reference }, anchor, place);
+                let block = style == StructureStyle::Block;
+                self.open(Frame::List { place, items: Vec::new(), anchor, block, reference }, anchor, place);
             }
             Event::MappingStart(style, anchor, tag) => {
                 self.check_tag(tag.as_deref(), place);
@@ -153,6 +154,9 @@ impl Loader<'_> {
             }
             return;
         }
+        if matches!(self.stack.last(), Some(Frame::List { block: true, .. })) {
+            check_indent(self.text, self.sink, place);
+        }
         let value = if !is_plain {
             Value::Text(text.into())
         } else {
@@ -191,7 +195,7 @@ impl Loader<'_> {
 
     fn close(&mut self, end: Place) {
         match self.stack.pop() {
-            Some(Frame::List { mut place, items, anchor, reference }) => {
+            Some(Frame::List { mut place, items, anchor, reference, .. }) => {
                 place.end = place.end.max(if reference { end.end } else { 0 });
                 let value = if reference { Value::Reference(Rc::new(items)) } else { Value::List(Rc::new(items)) };
                 self.finish(Node::new(place, value), anchor);
@@ -324,7 +328,7 @@ fn is_reference(tag: &Tag) -> bool {
     tag.handle() == "!" && tag.suffix() == "reference"
 }
 
-/// The parser takes a tab before a key; GitLab's does not.
+/// The parser takes a tab before a key and after a dash; GitLab's does not.
 fn check_indent(text: &str, sink: &Sink, place: Place) {
     let before = &text.as_bytes()[..place.start as usize];
     let indent = before.iter().rev().take_while(|&&byte| byte != b'\n' && byte != b'\r');
@@ -333,11 +337,12 @@ fn check_indent(text: &str, sink: &Sink, place: Place) {
         match byte {
             b'\t' => tab = Some(place.start as usize - back - 1),
             b' ' => {}
+            b'-' => break,
             _ => return,
         }
     }
     if let Some(at) = tab.and_then(|at| u32::try_from(at).ok()) {
         let place = Place { file: place.file, start: at, end: at + 1 };
-        sink.error_with_hint(place, "not YAML: a tab indents this line", "indent with spaces");
+        sink.error_with_hint(place, "not YAML: a tab stands where a line is indented", "indent with spaces");
     }
 }
