@@ -226,13 +226,23 @@ async fn a_pod_that_has_ended_is_gone_at_once_and_a_running_one_by_its_deadline(
 }
 
 #[tokio::test]
-async fn a_dry_run_delete_deletes_nothing() {
+async fn a_dry_run_answers_as_if_and_changes_nothing() {
     let store = Store::new();
     let pods: Api<Pod> = Api::namespaced(client(&store), "default");
     pods.create(&PostParams::default(), &pod("a")).await.unwrap();
-    let refused = pods.delete("a", &DeleteParams { dry_run: true, ..DeleteParams::default() }).await.unwrap_err();
-    assert!(matches!(refused, kube::Error::Api(status) if status.code == 400));
-    assert!(pods.get_opt("a").await.unwrap().is_some());
+    let version = store.version();
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    assert_eq!(pods.create(&dry, &pod("b")).await.unwrap().metadata.name.as_deref(), Some("b"));
+    let taken = pods.create(&dry, &pod("a")).await.unwrap_err();
+    assert!(matches!(taken, kube::Error::Api(status) if status.reason == "AlreadyExists"));
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"owner": "me"}}}));
+    let patched = pods.patch("a", &PatchParams { dry_run: true, ..PatchParams::default() }, &patch).await.unwrap();
+    assert_eq!(patched.metadata.labels.unwrap()["owner"], "me");
+    pods.delete("a", &DeleteParams { dry_run: true, ..DeleteParams::default() }).await.unwrap();
+    pods.delete_collection(&DeleteParams { dry_run: true, ..DeleteParams::default() }, &ListParams::default()).await.unwrap();
+    assert_eq!(pods.list(&ListParams::default()).await.unwrap().items.len(), 1);
+    assert!(!pods.get("a").await.unwrap().metadata.labels.unwrap().contains_key("owner"));
+    assert_eq!(store.version(), version);
 }
 
 #[tokio::test]

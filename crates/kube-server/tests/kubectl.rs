@@ -205,6 +205,10 @@ async fn manifests_are_applied_and_applied_again() {
     assert!(cluster.manifest(&["apply", "-f", "-"], &map("1")).await.contains("unchanged"));
     assert!(cluster.manifest(&["apply", "-f", "-"], &map("2")).await.contains("configured"));
     assert_eq!(cluster.ok(&["get", "cm", "m", "-o", "jsonpath={.data.k}"]).await, "2");
+    assert!(cluster.manifest(&["apply", "--dry-run=server", "-f", "-"], &map("3")).await.contains("(server dry run)"));
+    let difference = cluster.run("kubectl", &["diff", "-f", "-"], &map("3").to_string()).await;
+    assert!(difference.code == 1 && difference.out.contains("+  k: \"3\""), "{}{}", difference.out, difference.err);
+    assert_eq!(cluster.ok(&["get", "cm", "m", "-o", "jsonpath={.data.k}"]).await, "2");
     assert!(cluster.manifest(&["apply", "--server-side", "-f", "-"], &pod("p")).await.contains("serverside-applied"));
     assert!(cluster.manifest(&["replace", "--force", "-f", "-"], &pod("p")).await.contains("replaced"));
     cluster.ok(&["create", "namespace", "ci"]).await;

@@ -14,10 +14,28 @@ use std::sync::Arc;
 
 /// Answers any request for objects.
 pub fn answer(store: &Store, request: &Request) -> Result<Response, ApiError> {
-    let target = &request.target;
-    if request.query.get("dryRun").is_some_and(|value| !value.is_empty()) {
-        return Err(ApiError::bad_request("dryRun is not served here"));
+    if request.method != Method::GET && is_dry_run(request)? {
+        return verb(&store.fork(), request);
     }
+    verb(store, request)
+}
+
+/// Whether nothing is to be kept: the change is then made to a copy of all objects.
+fn is_dry_run(request: &Request) -> Result<bool, ApiError> {
+    let mut stages: Vec<String> = request.query.all("dryRun").filter(|stage| !stage.is_empty()).map(str::to_owned).collect();
+    if request.method == Method::DELETE && !request.body.is_empty() {
+        let body = body(request)?;
+        let asked = body["dryRun"].as_array().into_iter().flatten();
+        stages.extend(asked.map(|stage| stage.as_str().unwrap_or_default().to_owned()));
+    }
+    match stages.iter().find(|stage| *stage != "All") {
+        Some(unknown) => Err(ApiError::bad_request(format!("dryRun: Unsupported value: {unknown:?}: supported values: \"All\""))),
+        None => Ok(!stages.is_empty()),
+    }
+}
+
+fn verb(store: &Store, request: &Request) -> Result<Response, ApiError> {
+    let target = &request.target;
     match (target.subresource.as_deref(), target.name.as_deref()) {
         (None, None) => match request.method {
             Method::GET if request.query.is_true("watch") => watching::watch(store, request),
@@ -179,9 +197,6 @@ fn delete_all(store: &Store, request: &Request) -> Result<Response, ApiError> {
 
 fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
     let body = if request.body.is_empty() { Value::Null } else { body(request)? };
-    if body["dryRun"].as_array().is_some_and(|list| !list.is_empty()) {
-        return Err(ApiError::bad_request("dryRun is not served here"));
-    }
     let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let from_query = request.query.number("gracePeriodSeconds")?.and_then(|seconds| i64::try_from(seconds).ok());
     Ok(DeleteOptions {

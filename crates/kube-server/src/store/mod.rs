@@ -77,6 +77,20 @@ impl Store {
         store
     }
 
+    /// A copy with nobody watching, to try a change on and throw away. Objects are shared, so it costs pointers.
+    pub(crate) fn fork(&self) -> Self {
+        let original = self.lock();
+        let (changes, _) = broadcast::channel(1);
+        let inner = Inner {
+            objects: original.objects.clone(),
+            version: original.version,
+            history: VecDeque::new(),
+            history_bytes: 0,
+            events_swept: original.events_swept,
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), changes }
+    }
+
     /// Adds an object; name, uid, times, version and defaults are filled in.
     ///
     /// # Errors
