@@ -14,6 +14,7 @@ mod paths;
 mod registry;
 mod store;
 mod tarball;
+mod transport;
 mod unpack;
 mod users;
 

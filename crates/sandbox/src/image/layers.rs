@@ -48,12 +48,10 @@ impl Source {
             let reason = format!("{} is said to have {} bytes, too many for a document", descriptor.digest, descriptor.size);
             return Err(ImageError::Damaged { reference: reference.to_owned(), reason });
         }
-        let content = match self {
-            Source::Layout(directory) => layout::document(directory, descriptor, reference).await?,
-            Source::Registry(remote) => remote.document(descriptor).await?,
-        };
-        manifest::check(&content, descriptor, reference)?;
-        Ok(content)
+        match self {
+            Source::Layout(directory) => layout::document(directory, descriptor, reference).await,
+            Source::Registry(remote) => remote.document(descriptor).await,
+        }
     }
 
     async fn layer(&self, store: &Store, descriptor: &Descriptor, reference: &str) -> Result<Blob, ImageError> {

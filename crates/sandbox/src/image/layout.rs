@@ -32,7 +32,6 @@ pub(super) async fn get(store: &Store, reference: &str, place: &str) -> Result<I
     };
     let descriptor = named(&index, tag, reference)?;
     let content = document(&directory, &descriptor, reference).await?;
-    manifest::check(&content, &descriptor, reference)?;
     let source = Source::Layout(directory);
     Ok(layers::assemble(store, &source, reference, content).await?.0)
 }
@@ -60,9 +59,12 @@ fn named(index: &[Descriptor], tag: Option<&str>, reference: &str) -> Result<Des
     }
 }
 
-/// A document of the layout, not checked yet.
+/// A document of the layout, checked.
 pub(super) async fn document(directory: &Path, descriptor: &Descriptor, reference: &str) -> Result<Vec<u8>, ImageError> {
-    read_document(blob_path(directory, descriptor, reference)?, DOCUMENT_BYTES).await.map_err(missing(descriptor, reference))
+    let path = blob_path(directory, descriptor, reference)?;
+    let content = read_document(path, DOCUMENT_BYTES).await.map_err(missing(descriptor, reference))?;
+    manifest::check(&content, descriptor, reference)?;
+    Ok(content)
 }
 
 /// A layer's blob where it lies, checked.

@@ -286,7 +286,7 @@ impl Unpacker {
     }
 
     fn shift(&self, uid: u64, gid: u64, whole: &[u8]) -> Result<(Uid, Gid)> {
-        let shift = |id: u64| u32::try_from(id).ok().and_then(|id| self.ids.host(id));
+        let shift = |id: u64| u32::try_from(id).ok().filter(|id| *id < self.ids.size).map(|id| self.ids.base + id);
         let (Some(user), Some(group)) = (shift(uid), shift(gid)) else {
             let most = self.ids.size - 1;
             return Err(Failure::Layer(format!("{} belongs to {uid}:{gid}, and ids end at {most} here", shown(whole))));

@@ -1,0 +1,158 @@
+//! Mounts in our own mount namespace: overlays, binds, idmapped views.
+//!
+//! Everything a container sees is mounted here first, as real root, below the pod's own directory, and only then
+//! handed to the runtime. So a container needs no right on the path of a source, and a mount that cannot be written
+//! is made so where the container cannot undo it.
+
+use crate::{Error, IdRange};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use std::ffi::CString;
+use std::io;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+/// `MOUNT_ATTR_IDMAP` and `MOUNT_ATTR_RDONLY` of `mount_setattr(2)`.
+const ATTR_IDMAP: u64 = 0x0010_0000;
+const ATTR_RDONLY: u64 = 0x0000_0001;
+/// From this length on, the option string of the old mount call may not fit its page.
+const LONG_OPTIONS: usize = 3500;
+
+/// How a bind is shown.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    /// Cannot be written.
+    pub(crate) read_only: bool,
+    /// Ids of the host become ids of this user namespace.
+    pub(crate) idmap: Option<BorrowedFd<'a>>,
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// Shows `source` at `target`, which must exist and be of the same kind.
+pub(crate) fn bind(source: &Path, target: &Path, view: View<'_>) -> Result<(), Error> {
+    let what = || format!("show {} at {}", source.display(), target.display());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(rustix::fs::CWD, source, flags).map_err(Error::errno(what()))?;
+    let mut attributes = MountAttr { set: 0, clear: 0, propagation: 0, userns: 0 };
+    if view.read_only {
+        attributes.set |= ATTR_RDONLY;
+    }
+    if let Some(userns) = view.idmap {
+        attributes.set |= ATTR_IDMAP;
+        attributes.userns = u64::try_from(userns.as_raw_fd()).unwrap_or_default();
+    }
+    if attributes.set != 0 {
+        set_attributes(&tree, &attributes).map_err(Error::system(what()))?;
+    }
+    attach(&tree, target).map_err(Error::errno(what()))
+}
+
+fn set_attributes(tree: &OwnedFd, attributes: &MountAttr) -> io::Result<()> {
+    // SAFETY: the pointers are valid for the call, the size is that of the structure, and the kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn attach(mount: &OwnedFd, target: &Path) -> rustix::io::Result<()> {
+    move_mount(mount.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// An overlay of `lower` (topmost first) with a writable layer in `state`, at `target`.
+pub(crate) fn overlay(lower: &[PathBuf], state: &Path, target: &Path, ids: IdRange) -> Result<(), Error> {
+    let (upper, work) = (state.join("upper"), state.join("work"));
+    for directory in [&upper, &work] {
+        std::fs::create_dir_all(directory).map_err(Error::path("make", directory))?;
+        chown(directory, Some(ids.base), Some(ids.base)).map_err(Error::path("hand over", directory))?;
+    }
+    // A directory that shows through belongs to who owns the topmost one.
+    copy_owner(lower.first(), &upper)?;
+    let joined = lower.iter().map(|path| escaped(path)).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={joined},upperdir={},workdir={}", escaped(&upper), escaped(&work));
+    if options.len() < LONG_OPTIONS { overlay_by_options(&options, target) } else { overlay_by_layers(lower, (&upper, &work), target) }
+}
+
+fn overlay_by_options(options: &str, target: &Path) -> Result<(), Error> {
+    let what = || format!("mount an overlay at {}", target.display());
+    let data = CString::new(options).map_err(|_| Error::system(what())(io::ErrorKind::InvalidInput.into()))?;
+    rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), Some(data.as_c_str()))
+        .map_err(Error::errno(what()))
+}
+
+/// Layer by layer (`lowerdir+`, Linux 6.8), for images of very many layers.
+fn overlay_by_layers(lower: &[PathBuf], (upper, work): (&Path, &Path), target: &Path) -> Result<(), Error> {
+    let what = || format!("mount an overlay of {} layers at {}", lower.len(), target.display());
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Error::errno(what()))?;
+    let set = |key: &str, value: &Path| fsconfig_set_string(context.as_fd(), key, value).map_err(Error::errno(what()));
+    for path in lower {
+        set("lowerdir+", path)?;
+    }
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    fsconfig_create(context.as_fd()).map_err(Error::errno(what()))?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(Error::errno(what()))?;
+    attach(&mount, target).map_err(Error::errno(what()))
+}
+
+/// The merged directory takes mode and owner from the upper one, so that one must be like the image's.
+fn copy_owner(from: Option<&PathBuf>, to: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let Some(from) = from else { return Ok(()) };
+    let data = std::fs::metadata(from).map_err(Error::path("look at", from))?;
+    chown(to, Some(data.uid()), Some(data.gid())).map_err(Error::path("hand over", to))?;
+    let mode = std::fs::Permissions::from_mode(data.mode() & 0o7777);
+    std::fs::set_permissions(to, mode).map_err(Error::path("set the mode of", to))
+}
+
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+/// A tmpfs at `target`.
+pub(crate) fn tmpfs(target: &Path, options: &str) -> Result<(), Error> {
+    let data = CString::new(options).unwrap_or_default();
+    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", target, "tmpfs", flags, Some(data.as_c_str()))
+        .map_err(Error::errno(format!("mount a tmpfs at {}", target.display())))
+}
+
+/// Takes a mount away, whatever still uses it; no error when there is none.
+pub(crate) fn detach(target: &Path) {
+    while unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+}
+
+/// Takes every mount below a directory away, deepest first.
+pub(crate) fn detach_below(top: &Path) -> Result<(), Error> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::system("read /proc/self/mountinfo"))?;
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    let mut below: Vec<PathBuf> = points.filter(|point| point.starts_with(top) && point != top).collect();
+    below.reverse();
+    for point in below {
+        detach(&point);
+    }
+    Ok(())
+}
+
+/// `mountinfo` writes space, tab, newline and backslash in octal (proc(5)).
+fn unescaped(text: &str) -> PathBuf {
+    let plain = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    PathBuf::from(plain)
+}

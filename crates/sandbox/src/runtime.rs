@@ -1,0 +1,48 @@
+//! The only place that calls the runtime library: a hidden subcommand that creates and starts one container.
+//!
+//! The library forks with a raw system call; in a process with threads it can hang in a lock that another thread held
+//! (seen in 2 of 4 runs). This copy of the program has one thread. It tells what went wrong in a file, because its
+//! standard streams are the container's.
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The hidden subcommand.
+pub(crate) const NAME: &str = "gantry-oci";
+/// Number of the container's first process, in the bundle.
+pub(crate) const PID_FILE: &str = "pid";
+/// What went wrong, in the bundle.
+pub(crate) const ERROR_FILE: &str = "error";
+/// The library's own state, in the bundle.
+pub(crate) const STATE: &str = "state";
+
+/// Creates and starts the container of a bundle (second argument), under the name in the third.
+pub(crate) fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(2);
+    let (Some(bundle), Some(id)) = (arguments.next(), arguments.next()) else { return ExitCode::FAILURE };
+    let bundle = PathBuf::from(bundle);
+    match start(&bundle, id) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::fs::write(bundle.join(ERROR_FILE), format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(bundle: &Path, id: String) -> anyhow::Result<()> {
+    let state = bundle.join(STATE);
+    std::fs::create_dir_all(&state)?;
+    let mut container = ContainerBuilder::new(id, SyscallType::default())
+        .with_root_path(state)?
+        .with_pid_file(Some(bundle.join(PID_FILE)))?
+        .validate_id()?
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()?;
+    container.start()?;
+    Ok(())
+}
