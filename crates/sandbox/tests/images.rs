@@ -304,6 +304,13 @@ async fn what_a_registry_refuses_is_told_apart() {
     let auth = RegistryAuth { username: "alice".to_owned(), password: "secret".to_owned() };
     assert!(!format!("{auth:?}").contains("secret"));
     store.get(&reference, PullPolicy::IfNotPresent, Some(&auth)).await.expect("alice may");
+    registry.require_token("alice", "secret");
+    let error = store.get(&reference, PullPolicy::Always, None).await.expect_err("nobody");
+    assert!(matches!(error, ImageError::Unauthorized { .. }), "{error:?}");
+    store.get(&reference, PullPolicy::Always, Some(&auth)).await.expect("alice gets a token");
+    let endless = format!("{}/team/app:endless", registry.address());
+    let error = store.get(&endless, PullPolicy::Always, Some(&auth)).await.expect_err("no manifest");
+    assert!(error.to_string().contains("is longer than"), "{error}");
     for name in ["", "UPPER/case", "a b", "x:y:z/", "reg/app@sha256:12", "-/x"] {
         let error = store.get(name, PullPolicy::IfNotPresent, None).await.expect_err(name);
         assert!(matches!(error, ImageError::InvalidName { .. }), "{name}: {error:?}");

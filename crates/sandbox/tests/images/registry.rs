@@ -22,6 +22,8 @@ struct State {
     tags: BTreeMap<String, String>,
     /// Value of the header that is required.
     authorization: Mutex<Option<String>>,
+    /// Where a token is to be had instead, for that.
+    realm: Mutex<Option<String>>,
     cut: AtomicUsize,
     manifests_sent: AtomicUsize,
     blobs_sent: Mutex<Vec<String>>,
@@ -56,6 +58,12 @@ impl Registry {
     pub fn require(&self, user: &str, password: &str) {
         assert_eq!((user, password), ("alice", "secret"), "the only ones whose base64 is written down here");
         *self.state.authorization.lock().expect("no panic") = Some("Basic YWxpY2U6c2VjcmV0".to_owned());
+    }
+
+    /// Asks for a token, which is given for those credentials.
+    pub fn require_token(&self, user: &str, password: &str) {
+        self.require(user, password);
+        *self.state.realm.lock().expect("no panic") = Some(format!("http://{}/token", self.address));
     }
 
     /// Breaks off the next `count` layers half way.
@@ -115,13 +123,23 @@ fn answer(request: &str, state: &State) -> Answer {
     let path = request.split(' ').nth(1).unwrap_or_default();
     let required = state.authorization.lock().expect("no panic").clone();
     let given = request.lines().find_map(|line| line.to_lowercase().starts_with("authorization:").then(|| line[14..].trim()));
-    if required.is_some() && required.as_deref() != given {
+    let realm = state.realm.lock().expect("no panic").clone();
+    if let Some(realm) = realm {
+        if path == "/token?service=test&scope=repository%3Ateam%2Fapp%3Apull" && required.as_deref() == given {
+            return whole("200 OK", "", br#"{"access_token":"granted"}"#);
+        }
+        if given != Some("Bearer granted") {
+            let header =
+                format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"test\",scope=\"repository:team/app:pull\"\r\n");
+            return whole("401 Unauthorized", &header, b"{}");
+        }
+    } else if required.is_some() && required.as_deref() != given {
         return whole("401 Unauthorized", "WWW-Authenticate: Basic realm=\"test\"\r\n", b"{}");
     }
-    if path == "/v2/" {
-        return whole("200 OK", "", b"{}");
-    }
     let wanted = path.rsplit('/').next().unwrap_or_default();
+    if wanted == "endless" {
+        return whole("200 OK", "", &vec![b' '; 8 << 20]);
+    }
     if path.starts_with("/v2/team/app/manifests/") {
         let digest = state.tags.get(wanted).map_or(wanted, String::as_str);
         let Some(blob) = state.blobs.get(digest) else {
