@@ -3,6 +3,7 @@
 mod bench;
 mod diagnose;
 mod jobs;
+mod kills;
 mod load;
 mod outages;
 mod restart;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long an empty queue is held.
@@ -24,6 +24,20 @@ struct Known {
     jobs: BTreeMap<u64, JobThere>,
     /// Answers of the next job requests instead of the right ones.
     request_faults: VecDeque<u16>,
+    /// After this an unconfirmed job goes back to the queue.
+    trial: Option<Duration>,
+}
+
+impl Known {
+    /// What was not confirmed in time is handed out again.
+    fn take_back(&mut self) {
+        let Some(trial) = self.trial else { return };
+        for job in self.jobs.values_mut() {
+            if job.on_trial.as_ref().is_some_and(|(since, _)| since.elapsed() > trial) {
+                self.queue.extend(job.on_trial.take().map(|(_, payload)| payload));
+            }
+        }
+    }
 }
 
 /// A job as GitLab sees it.
@@ -35,6 +49,8 @@ pub struct JobThere {
     pub status: String,
     /// Whether its token is good for nothing.
     pub gone: bool,
+    /// When it was handed out, and until it is confirmed.
+    on_trial: Option<(Instant, Value)>,
     /// Updates are answered as if GitLab were out of order.
     pub refuse_updates: bool,
     /// A patch counts and its answer is lost.
@@ -97,6 +113,11 @@ impl Gitlab {
         self.known.lock().unwrap().requests.clone()
     }
 
+    /// How long a job may stay unconfirmed.
+    pub fn set_trial(&self, trial: Duration) {
+        self.known.lock().unwrap().trial = Some(trial);
+    }
+
     pub fn request_faults(&self, statuses: impl IntoIterator<Item = u16>) {
         self.known.lock().unwrap().request_faults.extend(statuses);
     }
@@ -113,11 +134,15 @@ async fn request(State(gitlab): State<Gitlab>, body: Bytes) -> Response {
             if let Some(status) = known.request_faults.pop_front() {
                 return StatusCode::from_u16(status).unwrap().into_response();
             }
+            known.take_back();
             if let Some(job) = known.queue.pop_front() {
+                let there = known.jobs.entry(job["id"].as_u64().unwrap()).or_default();
+                there.on_trial = Some((Instant::now(), job.clone()));
                 return (StatusCode::CREATED, [(headers::LAST_UPDATE, "v1")], axum::Json(job)).into_response();
             }
         }
-        if tokio::time::timeout_at(until, news).await.is_err() {
+        let look_again = until.min(tokio::time::Instant::now() + Duration::from_millis(100));
+        if tokio::time::timeout_at(look_again, news).await.is_err() && tokio::time::Instant::now() >= until {
             return (StatusCode::NO_CONTENT, [(headers::LAST_UPDATE, "v1")]).into_response();
         }
     }
@@ -130,11 +155,14 @@ fn answer(job: &JobThere, status: u16) -> Response {
 
 async fn update(State(gitlab): State<Gitlab>, Path(id): Path<u64>, body: Bytes) -> Response {
     let mut known = gitlab.known.lock().unwrap();
+    known.take_back();
+    let waits = known.queue.iter().any(|payload| payload["id"] == id);
     let job = known.jobs.entry(id).or_default();
     let update: UpdateJob = serde_json::from_slice(&body).unwrap();
-    if job.gone || job.finals() > 0 {
+    if job.gone || job.finals() > 0 || waits {
         return StatusCode::FORBIDDEN.into_response();
     }
+    job.on_trial = None;
     if job.refuse_updates {
         return StatusCode::NOT_IMPLEMENTED.into_response();
     }
