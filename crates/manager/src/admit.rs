@@ -117,7 +117,10 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobRespo
                 masked: Vec::new(),
             };
             let manager = manager.clone();
-            manager.clone().spawn(async move { steps::refuse(&manager, &job, &error.to_string(), slot).await });
+            manager.clone().spawn(async move {
+                steps::refuse(&manager, &job, &error.to_string()).await;
+                drop(slot);
+            });
         }
         Err(error) => tracing::error!(job.id = id, runner.name = runner.config.name, %error, "a job that cannot even be refused"),
     }

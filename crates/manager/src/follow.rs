@@ -50,7 +50,7 @@ pub async fn follow(manager: &Manager, job: &Tracked, following: &mut Following)
     loop {
         let seen = following.newest();
         follower.learn(seen);
-        if let Some(end) = follower.judge().await {
+        if let Some(end) = Box::pin(follower.judge()).await {
             return end;
         }
         loop {
@@ -60,7 +60,8 @@ pub async fn follow(manager: &Manager, job: &Tracked, following: &mut Following)
                 () = following.changed() => break,
                 () = tokio::time::sleep_until(follower.next_alarm()) => {}
             }
-            if let Some(end) = follower.alarm().await {
+            // Boxed: calls are rare, and their futures would be most of what a followed pod costs.
+            if let Some(end) = Box::pin(follower.alarm()).await {
                 return end;
             }
         }

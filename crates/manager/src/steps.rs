@@ -1,4 +1,7 @@
 //! One job from step to step, from its beginning or from where a manager before us left it.
+//!
+//! The steps up to the pod hold plan and pod and are short, following is long: they are boxed, so that their memory is
+//! given back before a pod is followed for hours.
 
 use crate::admit::{Slot, Tracked};
 use crate::confirm::{self, Confirmed};
@@ -16,28 +19,40 @@ use std::sync::atomic::Ordering;
 
 /// A job that was just handed out.
 pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan: Plan, slot: Slot) {
+    if let Some((job, following)) = Box::pin(begin(&manager, runner, plan)).await {
+        to_the_end(&manager, &job, following).await;
+    }
+    drop(slot);
+}
+
+/// Up to the pod; `None` when the job is over before.
+async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option<(Tracked, Following)> {
     let Some(following) = manager.hub.follow(&runner.namespace, &plan.settings.pod_name) else {
         tracing::warn!(job.id = plan.job.id, runner.name = runner.config.name, "the job was handed out again while it is ours");
-        return;
+        return None;
     };
     let parts = match plan.to_parts() {
         Ok(parts) => parts,
         Err(error) => {
             let job = Tracked::new(&plan, runner, 0);
-            return refuse(&manager, &job, &format!("the plan of the job cannot be written: {error}"), slot).await;
+            refuse(manager, &job, &format!("the plan of the job cannot be written: {error}")).await;
+            return None;
         }
     };
     let job = Tracked::new(&plan, runner, parts.len());
-    let pod = launch::pod_of(&manager, &job, &plan.job);
+    let pod = launch::pod_of(manager, &job, &plan.job);
     // From here on the plan is in the cluster and not in our memory.
-    let labels = store::labels(&manager, &job, plan.job.project.id);
+    let labels = store::labels(manager, &job, plan.job.project.id);
     drop(plan);
-    match store::store(&manager, &job, labels, parts).await {
+    match store::store(manager, &job, labels, parts).await {
         Ok(()) => {}
-        Err(StoreError::Refused(sentence)) => return refuse(&manager, &job, &sentence, slot).await,
+        Err(StoreError::Refused(sentence)) => {
+            refuse(manager, &job, &sentence).await;
+            return None;
+        }
         Err(StoreError::OfAnother) => {
             tracing::warn!(job.id = job.id, pod.name = job.pod, "the job is with another manager");
-            return;
+            return None;
         }
         Err(StoreError::Unreachable(error)) => {
             manager.cluster_down.store(true, Ordering::Relaxed);
@@ -46,20 +61,24 @@ pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan
                 error,
                 "the plan could not be stored; not confirmed, GitLab hands the job out again"
             );
-            return;
+            return None;
         }
     }
-    let confirmed = confirm::confirm(&manager, &job, confirm::Since::Now).await;
-    from_confirmation(&manager, job, confirmed, pod, following).await;
-    drop(slot);
+    let confirmed = confirm::confirm(manager, &job, confirm::Since::Now).await;
+    from_confirmation(manager, &job, confirmed, pod).await.then_some((job, following))
 }
 
 /// A job whose plan is stored and whose pod was never made.
 pub async fn from_the_plan(manager: Arc<Manager>, job: Tracked, plan: Plan, following: Following, slot: Slot) {
-    let pod = launch::pod_of(&manager, &job, &plan.job);
-    drop(plan);
-    let confirmed = confirm::confirm(&manager, &job, confirm::Since::LongAgo).await;
-    from_confirmation(&manager, job, confirmed, pod, following).await;
+    let launched = Box::pin(async {
+        let pod = launch::pod_of(&manager, &job, &plan.job);
+        drop(plan);
+        let confirmed = confirm::confirm(&manager, &job, confirm::Since::LongAgo).await;
+        from_confirmation(&manager, &job, confirmed, pod).await
+    });
+    if launched.await {
+        to_the_end(&manager, &job, following).await;
+    }
     drop(slot);
 }
 
@@ -73,27 +92,26 @@ pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, f
 }
 
 /// A job that cannot be stored or understood: GitLab is told why.
-pub async fn refuse(manager: &Manager, job: &Tracked, sentence: &str, slot: Slot) {
+pub async fn refuse(manager: &Manager, job: &Tracked, sentence: &str) {
     if confirm::confirm(manager, job, confirm::Since::Now).await != Confirmed::Forgotten {
         finish::finish(manager, job, Told::failed(job, FailureReason::RunnerSystemFailure, sentence)).await;
     }
-    drop(slot);
 }
 
-async fn from_confirmation(manager: &Manager, job: Tracked, confirmed: Confirmed, pod: Result<Pod, Told>, following: Following) {
-    match confirmed {
-        Confirmed::Ours => {}
-        Confirmed::Forgotten => return store::delete(manager, &job).await,
-        Confirmed::Canceling => return finish::finish(manager, &job, Told::canceled()).await,
-    }
-    let launched = match pod {
-        Ok(pod) => launch::launch(manager, &job, &pod).await,
-        Err(told) => Err(told),
+/// Makes the pod of a job that is ours; `false` when the job is over.
+async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirmed, pod: Result<Pod, Told>) -> bool {
+    let launched = match (confirmed, pod) {
+        (Confirmed::Forgotten, _) => {
+            store::delete(manager, job).await;
+            return false;
+        }
+        (Confirmed::Canceling, _) => Err(Told::canceled()),
+        (Confirmed::Ours, Err(told)) => Err(told),
+        (Confirmed::Ours, Ok(pod)) => launch::launch(manager, job, &pod).await,
     };
-    match launched {
-        Ok(()) => to_the_end(manager, &job, following).await,
-        Err(told) => finish::finish(manager, &job, told).await,
-    }
+    let Err(told) = launched else { return true };
+    finish::finish(manager, job, told).await;
+    false
 }
 
 async fn to_the_end(manager: &Manager, job: &Tracked, mut following: Following) {
@@ -105,5 +123,5 @@ async fn to_the_end(manager: &Manager, job: &Tracked, mut following: Following) 
         End::Canceling => Told::canceled(),
         End::Unwanted => Told::Already,
     };
-    finish::finish(manager, job, told).await;
+    Box::pin(finish::finish(manager, job, told)).await;
 }

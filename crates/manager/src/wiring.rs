@@ -59,7 +59,8 @@ pub struct RunnerSide {
 impl Manager {
     /// Starts a task that ends with the manager.
     pub fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
-        let halt = self.halt.clone();
+        // Boxed, because the wrapper would hold its place twice.
+        let (halt, task) = (self.halt.clone(), Box::pin(task));
         self.tasks.spawn(async move {
             tokio::select! { () = halt.cancelled() => {}, () = task => {} }
         });
