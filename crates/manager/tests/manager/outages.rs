@@ -73,3 +73,21 @@ async fn a_pod_that_left_our_watch_with_its_label_is_left_alone() {
     manager.stop().await;
     assert_eq!((bench.names(Kind::Pod).len(), bench.gitlab.job(7).finals()), (2, 0));
 }
+
+#[tokio::test]
+async fn a_pod_that_went_away_unseen_is_asked_for_and_then_told() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    bench.set_status(&name, running());
+    let watching = |call: &String| call.contains("watch=true") && call.contains("/pods");
+    until("the watch", || bench.calls().iter().any(watching)).await;
+    bench.set_api_away(true);
+    bench.end_pod(&name);
+    bench.set_api_away(false);
+    bench.wait_for_nothing().await;
+    let job = bench.gitlab.job(7);
+    assert_eq!((job.text().matches("was deleted while the job ran").count(), job.finals()), (1, 1), "{}", job.text());
+    manager.stop().await;
+}
