@@ -42,6 +42,11 @@ pub fn blueprint(
     directory: &Path,
 ) -> Result<Blueprint, ConfigError> {
     let handle = &context.handle;
+    for mount in container.volume_mounts.iter().flatten() {
+        if let Some(why) = prepared.volumes.refused.get(&mount.name) {
+            return Err(ConfigError::new(format!("volume \"{}\": {why}", mount.name)));
+        }
+    }
     let objects = StoreObjects { store: context.shared.store.clone(), namespace: handle.namespace.clone() };
     let question = Question {
         pod: &handle.pod,
@@ -110,9 +115,6 @@ fn bind(
     owner: Owner,
     staging: &Path,
 ) -> Result<Bind, ConfigError> {
-    if let Some(why) = prepared.volumes.refused.get(&mount.name) {
-        return Err(ConfigError::new(format!("volume \"{}\": {why}", mount.name)));
-    }
     let volume = prepared.volumes.ready.get(&mount.name);
     let volume = volume.ok_or_else(|| ConfigError::new(format!("volume \"{}\" not found", mount.name)))?;
     let target = PathBuf::from(&mount.mount_path);

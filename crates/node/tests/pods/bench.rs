@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams, WatchEvent, WatchParams};
 use node::{Node, NodeOptions};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,10 +26,13 @@ pub struct Bench {
 impl Bench {
     /// Starts a node below a directory.
     pub async fn start(directory: &Path) -> Result<Self, node::Error> {
+        let agent = directory.join("agent");
+        std::fs::write(&agent, "#!/bin/sh\necho agent $1\n").expect("the directory can be written");
+        std::fs::set_permissions(&agent, Permissions::from_mode(0o755)).expect("it is ours");
         let options = NodeOptions {
             run_dir: directory.join("run"),
             data_dir: directory.join("data"),
-            agent: None,
+            agent: Some(agent),
             host_paths: Vec::new(),
             insecure_registries: Vec::new(),
         };

@@ -5,7 +5,7 @@ use futures::{AsyncReadExt, StreamExt};
 use kube::api::{AttachParams, LogParams};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 pub async fn a_script_succeeds_and_its_log_is_kept(bench: &Bench) {
     let (pod, log) = bench.script("hello", "echo out; echo err >&2; echo $0 $HOSTNAME", json!({})).await;
@@ -52,8 +52,8 @@ pub async fn a_script_fails_with_its_exit_code_and_message(bench: &Bench) {
     assert_eq!((phase(&pod), end(&pod, "a")), ("Failed", (3, "Error".to_owned(), "reason\n".to_owned())));
     let (pod, _) = bench.script("message", "echo done > /dev/termination-log", json!({})).await;
     assert_eq!(end(&pod, "a"), (0, "Completed".to_owned(), "done\n".to_owned()));
-    // The first process of a pod cannot kill itself, so a child does.
-    let (pod, _) = bench.script("killed", "sh -c 'kill -9 $$'; exit $?", json!({})).await;
+    // The first process of a pod cannot kill itself, so a child does; Kubernetes makes one dollar of two.
+    let (pod, _) = bench.script("killed", "sh -c 'kill -9 $$$$'; exit $?", json!({})).await;
     assert_eq!(end(&pod, "a").0, 137);
 }
 
@@ -203,6 +203,67 @@ pub async fn commands_run_in_a_running_container(bench: &Bench) {
     assert_eq!(cause.message.as_deref(), Some("7"));
     bench.delete("exec", 0).await;
     bench.gone("exec").await;
+}
+
+pub async fn a_command_can_have_a_terminal(bench: &Bench) {
+    sleeping(bench, "terminal").await;
+    let parameters = AttachParams::interactive_tty();
+    let mut session = bench.pods.exec("terminal", ["sh", "-c", "tty; read line; echo \"got $line\""], &parameters).await.unwrap();
+    session.stdin().unwrap().write_all(b"typed\n").await.unwrap();
+    let mut out = String::new();
+    session.stdout().unwrap().read_to_string(&mut out).await.unwrap();
+    assert!(out.contains("/dev/pts/") && out.contains("got typed"), "{out:?}");
+    bench.delete("terminal", 0).await;
+    bench.gone("terminal").await;
+}
+
+pub async fn the_helper_image_has_the_agent(bench: &Bench) {
+    let spec = json!({"containers": [{"name": "a", "image": node::HELPER_IMAGE, "command": ["/usr/bin/gantry-agent", "run"]}]});
+    bench.create("helper", spec).await;
+    let pod = bench.ended("helper").await;
+    assert_eq!((phase(&pod), bench.log("helper", "a").await.as_str()), ("Succeeded", "agent run\n"));
+    bench.delete("helper", 0).await;
+}
+
+pub async fn a_container_has_what_its_security_context_says(bench: &Bench) {
+    let more = json!({"container.securityContext": {"readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]}}});
+    let script =
+        "touch /x 2>/dev/null || echo read-only; grep -E 'NoNewPrivs|CapEff' /proc/self/status; cat /proc/self/uid_map | wc -l";
+    let (_, log) = bench.script("security", script, more).await;
+    let words: Vec<_> = log.split_whitespace().collect();
+    let expected = ["read-only", "CapEff:", "0000000000000000", "NoNewPrivs:", "1", "1"];
+    assert_eq!(words, expected);
+    let (pod, log) = bench.script("own-root", "echo x > /usr/gantry-was-here && cat /usr/gantry-was-here", json!({})).await;
+    assert_eq!((phase(&pod), log.as_str()), ("Succeeded", "x\n"));
+    assert!(!std::path::Path::new("/usr/gantry-was-here").exists(), "what a pod writes stays in the pod");
+}
+
+pub async fn a_part_of_a_volume_is_mounted(bench: &Bench) {
+    bench.secret("parts", "one", "1").await;
+    let more = json!({
+        "container.volumeMounts": [
+            {"name": "s", "mountPath": "/etc/one", "subPath": "one"},
+            {"name": "v", "mountPath": "/part", "subPath": "a/b"}, {"name": "v", "mountPath": "/whole"}],
+        "volumes": [{"name": "s", "secret": {"secretName": "parts"}}, {"name": "v", "emptyDir": {}}],
+    });
+    let (_, log) = bench.script("parts", "cat /etc/one; echo; touch /part/x; ls /whole/a/b", more).await;
+    assert_eq!(log, "1\nx\n");
+}
+
+pub async fn what_a_node_does_not_serve_is_told(bench: &Bench) {
+    let spec = json!({
+        "automountServiceAccountToken": true,
+        "volumes": [{"name": "h", "hostPath": {"path": "/etc"}}],
+        "containers": [{"name": "a", "image": "host", "volumeMounts": [{"name": "h", "mountPath": "/h"}]}],
+    });
+    bench.create("unserved", spec).await;
+    let reason = "CreateContainerConfigError";
+    let pod = bench.until("unserved", reason, |pod| waiting(pod, "a").0 == reason).await;
+    assert!(waiting(&pod, "a").1.contains("hostPath /etc is not allowed"), "{:?}", waiting(&pod, "a"));
+    assert!(bench.events("unserved").await.iter().any(|event| event.contains("automountServiceAccountToken")));
+    bench.delete("unserved", 0).await;
+    bench.gone("unserved").await;
 }
 
 pub async fn the_volumes_belong_to_the_group(bench: &Bench) {
