@@ -30,7 +30,8 @@ impl Bench {
         std::fs::write(&agent, "#!/bin/sh\necho agent $1\n").expect("the directory can be written");
         std::fs::set_permissions(&agent, Permissions::from_mode(0o755)).expect("it is ours");
         let options = NodeOptions {
-            run_dir: directory.join("run"),
+            // Always the same, so that what a crashed test left is swept by the next one.
+            run_dir: std::env::temp_dir().join("gantry-node-test"),
             data_dir: directory.join("data"),
             agent: Some(agent),
             host_paths: Vec::new(),
