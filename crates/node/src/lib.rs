@@ -17,6 +17,8 @@ mod instance;
 mod kubelet;
 mod pod;
 
+pub use sandbox::image::host_paths;
+pub use sandbox::image::{HostPaths, choose_host_paths};
 pub use sandbox::{Swept, enter, reexec};
 
 use backend::Backend;
@@ -140,6 +142,11 @@ impl Node {
     /// Directories of this machine that the image `host` shows besides `/usr`.
     pub fn mounted(&self) -> Vec<PathBuf> {
         self.mounted.clone()
+    }
+
+    /// Whether there is a pod, of whatever phase.
+    pub fn has_pods(&self) -> bool {
+        !self.store.list(Kind::Pod, None, &kube_server::Selectors::default()).0.is_empty()
     }
 
     /// Ends all pods and removes everything of them.

@@ -53,6 +53,7 @@ fn all() -> Vec<Scenario> {
         a_container_has_what_its_security_context_says,
         a_part_of_a_volume_is_mounted,
         what_a_node_does_not_serve_is_told,
+        a_pod_reaches_the_ports_of_its_machine_that_are_allowed,
         the_volumes_belong_to_the_group,
         init_containers_and_sidecars_run_in_their_order,
         a_pod_that_fits_nowhere_waits_with_a_sentence,

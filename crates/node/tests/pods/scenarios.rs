@@ -266,6 +266,26 @@ pub async fn what_a_node_does_not_serve_is_told(bench: &Bench) {
     bench.gone("unserved").await;
 }
 
+pub async fn a_pod_reaches_the_ports_of_its_machine_that_are_allowed(bench: &Bench) {
+    let listen = || async {
+        let listener = tokio::net::TcpListener::bind((bench.node.gateway(), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        port
+    };
+    let (allowed, other) = (listen().await, listen().await);
+    bench.node.allow_port(allowed);
+    let connect = format!(
+        "use IO::Socket::INET; for my $n (1..100) {{ last if IO::Socket::INET->new(PeerAddr => \"{gateway}:{allowed}\", Timeout => 1); \
+         select(undef, undef, undef, 0.05); die \"allowed\" if $n == 100 }} print \"reached\\n\"; \
+         print IO::Socket::INET->new(PeerAddr => \"{gateway}:{other}\", Timeout => 1) ? \"open\\n\" : \"closed\\n\";",
+        gateway = bench.node.gateway()
+    );
+    let (_, log) = bench.script("ports", "", json!({"container.command": ["perl", "-e", connect]})).await;
+    assert!(log.starts_with("reached\n"), "{log}");
+    println!("    another port of the machine is {}", log.lines().last().unwrap_or_default());
+}
+
 pub async fn the_volumes_belong_to_the_group(bench: &Bench) {
     let more = json!({
         "securityContext": {"runAsUser": 1234, "runAsGroup": 1235, "fsGroup": 2000, "supplementalGroups": [3000]},
