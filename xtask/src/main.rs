@@ -1,8 +1,9 @@
-//! Chores of this repository: `cargo xtask check | test | agent | tidy`.
+//! Chores of this repository: `cargo xtask check | test | demo | agent | tidy`.
 //!
 //! One place for them, so that a developer's machine and CI run the same commands.
 
 mod agent;
+mod demo;
 mod setup;
 mod tidy;
 
@@ -14,6 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   check    what a change must pass before it lands: fmt, clippy, the rules of tidy
   test     all tests
+  demo     runs examples/hello through gantry ci
   agent    builds the static agent into target/agent/gantry-agent
   tidy     the rules of this repository alone";
 
@@ -22,7 +24,8 @@ fn main() -> Result<()> {
     match command.as_str() {
         "check" => check(),
         "test" => test(),
-        "agent" => agent::build().map(|_| ()),
+        "agent" => setup::packages().and_then(|()| agent::build()).map(|_| ()),
+        "demo" => demo::run(),
         "tidy" => tidy::check(),
         _ => bail!("{USAGE}"),
     }

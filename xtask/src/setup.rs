@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that shows a package is there, and the package.
-const PACKAGES: [(&str, &str); 3] = [("/usr/bin/git", "git"), ("/usr/bin/cc", "gcc"), ("/usr/bin/musl-gcc", "musl-tools")];
+const PACKAGES: [(&str, &str); 4] =
+    [("/usr/bin/git", "git"), ("/usr/bin/cc", "gcc"), ("/usr/bin/musl-gcc", "musl-tools"), ("/usr/sbin/nft", "nftables")];
 
 /// Installs what is missing.
 pub fn packages() -> Result<()> {
@@ -36,4 +37,15 @@ pub fn packages() -> Result<()> {
 fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")))
+}
+
+/// Why pods cannot run here, if they cannot.
+pub fn pod_problem() -> Option<String> {
+    if !is_root() {
+        return Some("pods need root".to_owned());
+    }
+    match Command::new("unshare").args(["--mount", "--net", "--user", "true"]).status() {
+        Ok(status) if status.success() => None,
+        _ => Some("this machine does not allow new namespaces".to_owned()),
+    }
 }

@@ -1,9 +1,10 @@
-//! The parts of the `gantry` command that stand by themselves.
+//! The `gantry` command: subcommands and how the parts are wired, nothing else.
 //!
-//! The command itself appears with the parts that it wires together: coordinator, manager and node. What is here is
-//! what it says and reads on its own: its arguments, the agent it ships into pods, the snapshot of the working tree,
-//! and how a run is shown.
+//! `ci` puts coordinator, manager and node into one process for one pipeline, `run` is the manager alone, `node` the
+//! node alone. The three parts never meet here except over the runner API and the Kubernetes API.
 
 pub mod agent_binary;
 pub mod arguments;
 pub mod ci;
+pub mod local_node;
+pub mod manager_run;

@@ -26,7 +26,7 @@ use futures::future::OptionFuture;
 use instance::Instance;
 use kube_server::{Kind, Store};
 use kubelet::{Facts, Kubelet, Shared};
-use sandbox::image::{BuiltinImage, HostOptions, ImageStore, StoreOptions};
+use sandbox::image::{BuiltinImage, HOST, HostOptions, ImageStore, PullPolicy, StoreOptions};
 use sandbox::{IdRange, Machine};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -106,6 +106,7 @@ impl Node {
         let instance = Instance::open(&options.data_dir.join("pods"))
             .map_err(|source| Error::Directory { path: options.data_dir.clone(), source })?;
         let images = open_images(&options, ids)?;
+        warm(&images, options.agent.is_some());
         let facts = Facts::read(&options.data_dir);
         let host_ip = machine.gateway().to_string();
         let store = Store::new();
@@ -144,9 +145,10 @@ impl Node {
         self.mounted.clone()
     }
 
-    /// Whether there is a pod, of whatever phase.
+    /// Whether there is a pod that nobody has deleted yet, of whatever phase.
     pub fn has_pods(&self) -> bool {
-        !self.store.list(Kind::Pod, None, &kube_server::Selectors::default()).0.is_empty()
+        let (pods, _) = self.store.list(Kind::Pod, None, &kube_server::Selectors::default());
+        pods.iter().any(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
     }
 
     /// Ends all pods and removes everything of them.
@@ -160,6 +162,19 @@ impl Node {
         self.machine.close().await;
         self.instance.remove();
     }
+}
+
+/// Makes the images of this machine before the first pod asks for them: that pod starts a tenth of a second sooner.
+fn warm(images: &ImageStore, with_helper: bool) {
+    let images = images.clone();
+    tokio::spawn(async move {
+        let names = [Some(HOST), with_helper.then_some(HELPER_IMAGE)];
+        for name in names.into_iter().flatten() {
+            if let Err(error) = images.get(name, PullPolicy::Never, None).await {
+                tracing::warn!(image = name, %error, "failed to make an image of this machine; pods that need it will say so");
+            }
+        }
+    });
 }
 
 fn open_images(options: &NodeOptions, ids: IdRange) -> Result<ImageStore, Error> {

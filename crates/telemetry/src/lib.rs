@@ -3,6 +3,7 @@
 //! Logs go to standard error, because standard output belongs to what a command was asked for. The level comes from
 //! `GANTRY_LOG` (tracing's filter syntax), else from the caller. Plain text is for people, JSON for log collectors.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Shape of a log line.
@@ -26,6 +27,7 @@ pub fn start(level: &str, format: Format) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&directives)
         .map_err(|error| anyhow::Error::new(error).context(format!("failed to read log level {directives:?}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     let started = match format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().try_init(),

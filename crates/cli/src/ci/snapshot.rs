@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub reference: String,
     /// Whether `reference` is a tag.
     pub is_tag: bool,
-    /// Subject line of the newest real commit.
-    pub title: String,
+    /// Branch that the remote calls its default; without a remote `main` or `master`, else the one checked out.
+    pub default_branch: String,
     /// Whole message of it.
     pub message: String,
     /// Its author, `Name <mail>`.
@@ -66,7 +66,7 @@ impl Snapshot {
         Ok(Self {
             before_sha: text(bare(&repository).args(["rev-parse", "--verify", "--quiet", &format!("{sha}^")]))
                 .unwrap_or_else(|_| ZEROS.to_owned()),
-            title: show("%s")?,
+            default_branch: default_branch(&in_top).unwrap_or_else(|| reference.clone()),
             message: show("%B")?,
             author: show("%an <%ae>")?,
             timestamp: show("%cI")?,
@@ -176,6 +176,14 @@ fn reference(top: &Path) -> (String, bool) {
     (git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "HEAD".to_owned()), false)
 }
 
+fn default_branch(git: &impl Fn(&[&str]) -> Result<String>) -> Option<String> {
+    if let Ok(name) = git(&["symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD"]) {
+        return Some(name.trim_start_matches("origin/").to_owned());
+    }
+    let exists = |name: &&str| git(&["show-ref", "--verify", "--quiet", &format!("refs/heads/{name}")]).is_ok();
+    ["main", "master"].into_iter().find(exists).map(str::to_owned)
+}
+
 fn bare(repository: &Path) -> Command {
     let mut command = Command::new("git");
     command.arg("--git-dir").arg(repository);
@@ -240,7 +248,7 @@ mod tests {
         let (user, into) = (repository(), tempfile::tempdir().unwrap());
         let snapshot = Snapshot::take(user.path(), into.path()).unwrap();
         let head = super::text(Command::new("git").arg("-C").arg(user.path()).args(["rev-parse", "HEAD"])).unwrap();
-        assert_eq!((snapshot.sha, snapshot.reference.as_str(), snapshot.title.as_str()), (head, "main", "first line"));
+        assert_eq!((snapshot.sha, snapshot.reference.as_str(), snapshot.message.trim()), (head, "main", "first line"));
     }
 
     #[test]
