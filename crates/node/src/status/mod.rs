@@ -123,7 +123,7 @@ pub fn phase(spec: &PodSpec, record: &PodRecord) -> Phase {
 fn container_status(container: &Container, record: &PodRecord) -> ContainerStatus {
     let image = container.image.clone().unwrap_or_default();
     let Some(known) = record.containers.get(&container.name) else {
-        let waiting = State::waiting("PodInitializing", "");
+        let waiting = record.before_its_turn();
         return ContainerStatus {
             name: container.name.clone(),
             image,

@@ -108,7 +108,12 @@ pub struct PodRecord {
 impl PodRecord {
     /// State of a container; one whose turn has not come waits.
     pub fn state(&self, name: &str) -> State {
-        self.containers.get(name).map_or_else(|| State::waiting("PodInitializing", ""), |one| one.state.clone())
+        self.containers.get(name).map_or_else(|| self.before_its_turn(), |one| one.state.clone())
+    }
+
+    /// A kubelet's word for a container that is not looked at yet: init containers may hold it up.
+    pub fn before_its_turn(&self) -> State {
+        State::waiting(if self.init_names.is_empty() { "ContainerCreating" } else { "PodInitializing" }, "")
     }
 
     /// Whether a container was started at least once.

@@ -129,3 +129,11 @@ fn a_container_that_ended_says_how() {
     assert_eq!((end.exit_code, end.reason.as_deref(), one.restart_count, one.image.as_str()), (3, Some("Error"), 0, "img"));
     assert_eq!(end.finished_at.unwrap().0, at(2));
 }
+
+#[test]
+fn a_container_before_its_turn_waits_for_init_containers_only_where_there_are_some() {
+    let mut waiting = record(&[]);
+    assert_eq!(waiting.state("a"), State::waiting("ContainerCreating", ""));
+    waiting.init_names.insert("i".to_owned());
+    assert_eq!(waiting.state("a"), State::waiting("PodInitializing", ""));
+}

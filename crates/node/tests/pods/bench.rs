@@ -30,8 +30,7 @@ impl Bench {
         std::fs::write(&agent, "#!/bin/sh\necho agent $1\n").expect("the directory can be written");
         std::fs::set_permissions(&agent, Permissions::from_mode(0o755)).expect("it is ours");
         let options = NodeOptions {
-            // Always the same, so that what a crashed test left is swept by the next one.
-            run_dir: std::env::temp_dir().join("gantry-node-test"),
+            run_dir: crate::leftovers::run_dir(),
             data_dir: directory.join("data"),
             agent: Some(agent),
             host_paths: Vec::new(),
@@ -97,12 +96,9 @@ impl Bench {
 
     /// Waits until a pod is gone.
     pub async fn gone(&self, name: &str) {
-        let gone = async {
-            while self.pods.get_opt(name).await.unwrap().is_some() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("pod {name} did not go"));
+        let gone = kube::runtime::wait::await_condition(self.pods.clone(), name, |pod: Option<&Pod>| pod.is_none());
+        let gone = tokio::time::timeout(PATIENCE, gone).await;
+        gone.unwrap_or_else(|_| panic!("pod {name} did not go")).unwrap();
     }
 
     /// Log of a container.
