@@ -3,8 +3,7 @@
 use super::{Inner, Key, Store, key};
 use crate::{Kind, defaults};
 use serde_json::{Value, json};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How many events are kept in all, and how many go at once when there are more.
 const MOST: usize = 4000;
@@ -16,7 +15,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 const MOST_DROPPED: usize = 500;
 
 /// Something that happened to a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEvent {
     /// Namespace of the pod.
     pub namespace: String,
@@ -37,22 +36,24 @@ pub struct PodEvent {
 impl Store {
     /// Keeps an event. Events are best effort, as in Kubernetes: one that cannot be kept is dropped.
     pub fn record_event(&self, event: &PodEvent) {
-        let mut hasher = DefaultHasher::new();
-        event.hash(&mut hasher);
-        let name = format!("{}.{:016x}", event.pod, hasher.finish());
         let now = defaults::now();
-        let repeated = self.update(Kind::Event, &event.namespace, &name, |known| {
-            known["count"] = json!(known["count"].as_i64().unwrap_or(1) + 1);
-            known["lastTimestamp"] = json!(now);
-            Ok(())
+        let repeated = self.lock().same_event(event);
+        let repeated = repeated.map(|name| {
+            self.update(Kind::Event, &event.namespace, &name, |known| {
+                known["count"] = json!(known["count"].as_i64().unwrap_or(1) + 1);
+                known["lastTimestamp"] = json!(now);
+                Ok(())
+            })
         });
-        if repeated.is_ok() {
+        if matches!(repeated, Some(Ok(_))) {
             return;
         }
+        // Names in the order of time, as Kubernetes makes them: kubectl keeps their order within a second.
+        let name = format!("{}.{:016x}", event.pod, nanoseconds());
         let object = json!({
             "metadata": {"name": name},
             "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": event.namespace, "name": event.pod, "uid": event.uid},
-            "reason": event.reason, "message": event.message, "type": if event.warning { "Warning" } else { "Normal" },
+            "reason": event.reason, "message": event.message, "type": kind_of(event),
             "source": {"component": event.component}, "reportingComponent": event.component, "reportingInstance": "",
             "count": 1, "firstTimestamp": now, "lastTimestamp": now, "eventTime": null,
         });
@@ -86,6 +87,34 @@ impl Store {
     }
 }
 
+impl Inner {
+    /// Name of the event that says the same of the same pod.
+    fn same_event(&self, event: &PodEvent) -> Option<String> {
+        let prefix = format!("{}.", event.pod);
+        let names = self.objects.range(key(Kind::Event, &event.namespace, &prefix)..);
+        let mut of_pod = names.take_while(|((kind, namespace, name), _)| {
+            *kind == Kind::Event && *namespace == event.namespace && name.starts_with(&prefix)
+        });
+        let found = of_pod.find(|(_, known)| {
+            known["involvedObject"]["uid"] == event.uid
+                && known["reason"] == event.reason
+                && known["message"] == event.message
+                && known["type"] == kind_of(event)
+                && known["source"]["component"] == event.component
+        });
+        found.map(|((_, _, name), _)| name.clone())
+    }
+}
+
+/// Kubernetes' word for how bad an event is.
+fn kind_of(event: &PodEvent) -> &'static str {
+    if event.warning { "Warning" } else { "Normal" }
+}
+
+fn nanoseconds() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
 /// When an event was last seen; times in one format sort as text, and one without a time is as old as can be.
 fn last_seen(event: &Value) -> String {
     let times = [&event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
@@ -95,7 +124,7 @@ fn last_seen(event: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::{BATCH, MOST, SWEEP};
-    use crate::{Kind, Selectors, Store};
+    use crate::{Kind, PodEvent, Selectors, Store};
     use serde_json::json;
     use std::time::Instant;
 
@@ -130,5 +159,21 @@ mod tests {
         let Some(long_ago) = Instant::now().checked_sub(SWEEP) else { return };
         store.lock().events_swept = long_ago;
         assert_eq!(names(&store), ["new"]);
+    }
+
+    #[test]
+    fn events_of_a_pod_are_listed_as_they_happened_and_counted_when_they_repeat() {
+        let store = Store::new();
+        let reasons = ["Scheduled", "Pulling", "Pulled", "Created", "Started", "Killing", "BackOff", "Failed"];
+        for reason in reasons.into_iter().chain(["Pulling"]) {
+            let [namespace, pod, uid, message] = ["default", "p", "u", "m"].map(str::to_owned);
+            let reason = reason.to_owned();
+            store.record_event(&PodEvent { namespace, pod, uid, reason, message, warning: false, component: "kubelet" });
+        }
+        let (events, _) = store.list(Kind::Event, None, &Selectors::default());
+        let listed: Vec<_> = events.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+        assert_eq!(listed, reasons);
+        let counts: Vec<_> = events.iter().map(|event| event["count"].as_u64().unwrap()).collect();
+        assert_eq!(counts, [1, 2, 1, 1, 1, 1, 1, 1]);
     }
 }
