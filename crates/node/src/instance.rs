@@ -4,6 +4,7 @@
 //! however it dies. Making and sweeping happen under one more lock, so that nobody sweeps a directory that is just
 //! being made. The machine is swept before, so nothing runs in a directory that is removed here.
 
+use crate::removal::remove_directory;
 use rustix::fs::FlockOperation;
 use std::fs::{File, Permissions};
 use std::io;
@@ -48,7 +49,7 @@ impl Instance {
 
     /// Removes it.
     pub fn remove(&self) {
-        if let Err(error) = crate::pod::remove_directory(&self.directory) {
+        if let Err(error) = remove_directory(&self.directory) {
             tracing::warn!(path = %self.directory.display(), %error, "failed to remove the directory of pods");
         }
     }
@@ -65,7 +66,7 @@ fn sweep(parent: &Path) -> io::Result<()> {
             // Nobody makes a directory while we hold the sweep lock, so one without a lock is half removed.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
-        if is_dead && let Err(error) = std::fs::remove_dir_all(&path) {
+        if is_dead && let Err(error) = remove_directory(&path) {
             tracing::warn!(path = %path.display(), %error, "failed to remove what a dead process left");
         }
     }

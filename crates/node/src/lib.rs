@@ -16,6 +16,7 @@ mod clock;
 mod instance;
 mod kubelet;
 mod pod;
+mod removal;
 
 pub use sandbox::image::host_paths;
 pub use sandbox::image::{HostPaths, choose_host_paths};

@@ -155,6 +155,7 @@ async fn play(chosen: Vec<Scenario>) -> ExitCode {
     for (name, scenario) in chosen {
         tally.play(name, scenario(&bench)).await;
     }
+    tally.play("a_node_ends_with_a_pod_that_runs", scenarios::sleeping(&bench, "left-running")).await;
     bench.node.shutdown().await;
     drop(bench);
     tally.play("nothing_is_left_behind", nothing_of(&names, directory.path())).await;

@@ -13,6 +13,7 @@ pub use store_objects::StoreObjects;
 
 use crate::clock;
 use crate::pod::{self, Context, PodHandle};
+use crate::removal::remove_directory;
 use crate::status::Phase;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -326,7 +327,7 @@ impl Kubelet {
     fn remove_files(&self, uid: &str) {
         let directory = self.shared.directory.join(uid);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = pod::remove_directory(&directory) {
+            if let Err(error) = remove_directory(&directory) {
                 tracing::warn!(path = %directory.display(), %error, "failed to remove the directory of a pod");
             }
         });

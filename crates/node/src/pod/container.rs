@@ -136,6 +136,8 @@ impl Task {
         };
         self.started.send_replace(true);
         let end = self.wait(&process).await;
+        // Who waits for the end need not wait for the cleaning up.
+        self.context.handle.update_container(&name, |one| one.state = State::Terminated(end.clone()));
         process.container.remove().await;
         Some(end)
     }

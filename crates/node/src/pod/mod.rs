@@ -18,6 +18,7 @@ mod unserved;
 pub use handle::PodHandle;
 
 use crate::kubelet::{Shared, StoreObjects};
+use crate::removal::remove_directory;
 use crate::spec::fields::Addresses;
 use crate::spec::security;
 use crate::status::is_sidecar;
@@ -119,14 +120,6 @@ async fn clean(context: &Context, prepared: Option<Arc<Prepared>>, mounts: &Arc<
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(pod.name = %context.handle.name, %error, "failed to remove the files of a pod"),
         Err(error) => tracing::warn!(pod.name = %context.handle.name, %error, "failed to clean up after a pod"),
-    }
-}
-
-/// Removes a directory that may be gone.
-pub fn remove_directory(path: &std::path::Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 
