@@ -4,12 +4,11 @@ use crate::cgroup::Cgroups;
 use crate::machine::Inner as Machine;
 use crate::mounts::View;
 use crate::pod::Inner as Pod;
-use crate::{Bind, ContainerSpec, Error, StartError, exec, mounts, oci, runtime};
+use crate::{Bind, ContainerSpec, Error, StartError, exec, files, mounts, oci, runtime, spec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::process::{Pid, PidfdFlags};
-use std::fs::Permissions;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -30,6 +29,9 @@ pub(crate) struct Bundle {
 pub(crate) fn start(pod: &Pod, spec: ContainerSpec) -> Result<(Bundle, OwnedFd), StartError> {
     if spec.args.is_empty() {
         return Err(StartError::CannotRun("no command specified".to_owned()));
+    }
+    if !spec::is_name(&spec.name) {
+        return Err(StartError::CannotRun(format!("container name {:?} is not valid: {}", spec.name, spec::NAME_RULE)));
     }
     let cgroup = Cgroups::path(&[&pod.machine.instance, &pod.id, &spec.name]);
     let target = exec::Target {
@@ -57,25 +59,36 @@ pub(crate) fn start(pod: &Pod, spec: ContainerSpec) -> Result<(Bundle, OwnedFd),
 
 fn start_in(pod: &Pod, spec: ContainerSpec, bundle: &Bundle) -> Result<(i32, OwnedFd), StartError> {
     let directory = &bundle.directory;
-    std::fs::create_dir_all(directory).map_err(Error::path("make", directory))?;
-    for passed in [directory, directory.parent().unwrap_or(directory)] {
-        std::fs::set_permissions(passed, Permissions::from_mode(0o711)).map_err(Error::path("open", passed))?;
+    for passed in [directory.parent().unwrap_or(directory), directory] {
+        files::make_passable(passed, pod.machine.ids)?;
     }
     let userns = std::fs::File::open(pod.namespaces.file("user")).map_err(Error::system("open the user namespace"))?;
     let root = mount_root(&spec, directory, pod, userns.as_fd())?;
-    make_working_directory(&root, &spec.cwd, pod.machine.ids.base)?;
     let groups = pod.machine.cgroups.make(&bundle.cgroup)?;
-    let binds = stage_binds(&all_binds(&spec, pod, groups), directory, userns.as_fd())?;
-    let around = oci::Surroundings { root: &root, namespaces: &pod.namespaces, cgroup: &bundle.cgroup, binds: &binds };
+    let all = all_binds(&spec, pod, groups);
+    let binds = stage_binds(&all, directory, userns.as_fd())?;
+    make_working_directory(&spec.cwd, &root, &all, &binds, pod.machine.ids.base)?;
+    let around = oci::Surroundings {
+        root: &root,
+        namespaces: &pod.namespaces,
+        cgroup: &bundle.cgroup,
+        swap: pod.machine.cgroups.swap(),
+        binds: &binds,
+    };
     let config = directory.join("config.json");
     write_private(&config, oci::config(&spec, &around).to_string().as_bytes())?;
     let started = run(directory, &format!("{}-{}", pod.id, spec.name), spec);
     // It holds the environment, which the process has by now.
     let _ = std::fs::remove_file(config);
     let pid = started?;
+    // The container has its own copies; ours would be copied into every container that comes after it.
+    mounts::detach(&root);
+    for (place, _) in &binds {
+        mounts::detach(place);
+    }
     let number = Pid::from_raw(pid).ok_or_else(|| StartError::CannotRun("the runtime named no process".to_owned()))?;
-    let process = rustix::process::pidfd_open(number, PidfdFlags::NONBLOCK)
-        .map_err(Error::errno(format!("watch process {pid}")))?;
+    let process =
+        rustix::process::pidfd_open(number, PidfdFlags::NONBLOCK).map_err(Error::errno(format!("watch process {pid}")))?;
     Ok((pid, process))
 }
 
@@ -98,18 +111,18 @@ fn mount_root(spec: &ContainerSpec, directory: &Path, pod: &Pod, userns: Borrowe
         let relative = overlay.at.strip_prefix("/").unwrap_or(&overlay.at);
         let target = if relative.as_os_str().is_empty() { root.clone() } else { root.join(relative) };
         mounts::overlay(&lower, &state, &target, pod.machine.ids)?;
+        // The overlay has its own copies of them.
+        for view in overlay.lower.iter().zip(&lower).filter_map(|(layer, view)| layer.idmap.then_some(view)) {
+            mounts::detach(view);
+        }
     }
     Ok(root)
 }
 
 /// Everything that is bound, in an order in which nothing hides what came before.
 fn all_binds(spec: &ContainerSpec, pod: &Pod, groups: Vec<(PathBuf, String)>) -> Vec<Bind> {
-    let plain = |source: &Path, target: PathBuf, read_only: bool| Bind {
-        source: source.to_path_buf(),
-        target,
-        read_only,
-        idmap: false,
-    };
+    let plain =
+        |source: &Path, target: PathBuf, read_only: bool| Bind { source: source.to_path_buf(), target, read_only, idmap: false };
     let mut all: Vec<Bind> = pod.shared.iter().map(|(source, target)| plain(source, target.clone(), false)).collect();
     if !pod.namespaces.host_network() {
         let top = Path::new("/sys/fs/cgroup");
@@ -141,16 +154,34 @@ fn stage_binds(binds: &[Bind], directory: &Path, userns: BorrowedFd<'_>) -> Resu
     Ok(staged)
 }
 
-/// Makes the working directory as root of the container, as `runc` does; links cannot lead out of the root.
-fn make_working_directory(root: &Path, cwd: &str, owner: u32) -> Result<(), Error> {
-    let what = || format!("make working directory {cwd}");
+/// Makes the working directory as root of the container, as `runc` does: in the innermost bind that it lies below, or
+/// else in the root.
+fn make_working_directory(cwd: &str, root: &Path, binds: &[Bind], staged: &[(PathBuf, PathBuf)], base: u32) -> Result<(), Error> {
+    let plain = |path: &Path| path.components().filter(|part| matches!(part, Component::Normal(_))).collect::<PathBuf>();
+    let wanted = plain(Path::new(cwd));
+    let around = binds.iter().zip(staged).filter(|(bind, _)| wanted.starts_with(plain(&bind.target)));
+    let Some((bind, (place, _))) = around.max_by_key(|(bind, _)| plain(&bind.target).components().count()) else {
+        return make_below(root, &wanted, base);
+    };
+    // One that cannot be written may have the directory; the runtime says so if it has not.
+    if bind.read_only || !place.is_dir() {
+        return Ok(());
+    }
+    let below = wanted.strip_prefix(plain(&bind.target)).unwrap_or(&wanted);
+    // Through a view with changed ids root of this machine can make nothing; its source knows the ids of this machine.
+    if bind.idmap { make_below(&bind.source, below, 0) } else { make_below(place, below, base) }
+}
+
+/// Makes a directory and those above it; links cannot lead out of `root`.
+fn make_below(root: &Path, path: &Path, owner: u32) -> Result<(), Error> {
+    let what = || format!("make working directory {} in {}", path.display(), root.display());
     let top = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(Error::errno(what()))?;
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat2(&top, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
     };
     let mut walked = PathBuf::from(".");
-    for part in Path::new(cwd).components().filter(|part| matches!(part, Component::Normal(_))) {
+    for part in path.components() {
         let parent = open(&walked).map_err(Error::errno(what()))?;
         walked.push(part);
         if open(&walked).is_ok() {

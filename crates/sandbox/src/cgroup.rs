@@ -4,6 +4,7 @@
 //! remove them after. A group is removed bottom-up, because the kernel has no recursive way.
 
 use crate::Error;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,6 +23,17 @@ pub(crate) struct Cgroups {
     v2: Option<PathBuf>,
 }
 
+/// How this machine limits swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swap {
+    /// One limit for memory and swap together (version 1).
+    Together,
+    /// A limit of its own (version 2).
+    Apart,
+    /// Not at all, or it has none.
+    Unlimited,
+}
+
 impl Cgroups {
     /// Finds them.
     pub(crate) fn find() -> Result<Self, Error> {
@@ -34,7 +46,9 @@ impl Cgroups {
         let (mut v1, mut v2) = (Vec::new(), None);
         for line in mountinfo.lines() {
             let Some((mount, kind)) = line.split_once(" - ") else { continue };
-            let Some(point) = mount.split(' ').nth(4) else { continue };
+            // Field 4 is what of the hierarchy is mounted: a part of it is what a container is shown.
+            let mut fields = mount.split(' ').skip(3);
+            let (Some("/"), Some(point)) = (fields.next(), fields.next()) else { continue };
             let kind: Vec<_> = kind.split(' ').collect();
             let point = PathBuf::from(point);
             let name = point.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -84,6 +98,19 @@ impl Cgroups {
         Ok(made)
     }
 
+    /// How swap is limited. The files exist only where the kernel counts swap.
+    pub(crate) fn swap(&self) -> Swap {
+        match &self.v2 {
+            Some(_) if Path::new("/proc/swaps").exists() => Swap::Apart,
+            Some(_) => Swap::Unlimited,
+            None => {
+                let memory = self.v1.iter().find(|(_, name)| name == "memory");
+                let counts = memory.is_some_and(|(root, _)| root.join("memory.memsw.limit_in_bytes").exists());
+                if counts { Swap::Together } else { Swap::Unlimited }
+            }
+        }
+    }
+
     /// Files to write a process id to, so that it joins the group.
     pub(crate) fn procs(&self, path: &str) -> Vec<PathBuf> {
         let relative = path.trim_start_matches('/');
@@ -104,10 +131,10 @@ impl Cgroups {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Kills everything below a path and removes the groups; answers how many processes and groups there were.
-    pub(crate) fn remove(&self, path: &str) -> Result<(usize, usize), Error> {
+    /// Kills everything below a path and removes the groups; answers the processes and how many groups there were.
+    pub(crate) fn remove(&self, path: &str) -> Result<(BTreeSet<i32>, usize), Error> {
         let relative = path.trim_start_matches('/');
-        let (mut processes, mut groups) = (std::collections::BTreeSet::new(), 0);
+        let (mut processes, mut groups) = (BTreeSet::new(), 0);
         let deadline = Instant::now() + GONE;
         for root in self.roots() {
             let top = root.join(relative);
@@ -122,21 +149,7 @@ impl Cgroups {
                 }
             }
         }
-        Ok((processes.len(), groups))
-    }
-
-    /// Names of the groups directly below a path, in any hierarchy.
-    pub(crate) fn children(&self, path: &str) -> Vec<String> {
-        let relative = path.trim_start_matches('/');
-        let mut names = std::collections::BTreeSet::new();
-        for root in self.roots() {
-            for entry in std::fs::read_dir(root.join(relative)).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    names.insert(entry.file_name().to_string_lossy().into_owned());
-                }
-            }
-        }
-        names.into_iter().collect()
+        Ok((processes, groups))
     }
 }
 

@@ -2,12 +2,18 @@
 
 use crate::bundle::{self, Bundle};
 use crate::machine::Inner as Machine;
+use crate::pod::Inner as Pod;
 use crate::{Error, Exec, ExecSpec, Exit, StartError, exec};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
-use std::sync::Arc;
+use rustix::process::{WaitId, WaitIdOptions};
+use std::os::fd::AsRawFd as _;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+/// How long a killed process may take to end; one that waits for a dead disk takes forever.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// A container that runs or has run. Clones share it.
 #[derive(Clone)]
@@ -18,14 +24,18 @@ pub struct Container {
 struct Inner {
     bundle: Bundle,
     machine: Arc<Machine>,
+    pod: Weak<Pod>,
     process: Arc<AsyncFd<OwnedFd>>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Container {
     /// Takes over a started container and waits for its end in the background.
-    pub(crate) fn watch((bundle, process): (Bundle, OwnedFd), machine: Arc<Machine>) -> Result<Self, Error> {
-        let process = Arc::new(AsyncFd::register(process).map_err(|error| Error::system("watch a process")(error.into()))?);
+    pub(crate) fn watch((bundle, process): (Bundle, OwnedFd), pod: &Arc<Pod>) -> Result<Self, Error> {
+        let machine = pod.machine.clone();
+        // SAFETY: the descriptor is owned, moved in, and never replaced, so it stays the one that was registered.
+        let registered = unsafe { AsyncFd::register(process) };
+        let process = Arc::new(registered.map_err(|error| Error::system("watch a process")(error.into()))?);
         let (sender, exit) = watch::channel(None);
         let (waited, cgroup, owner) = (process.clone(), bundle.cgroup.clone(), machine.clone());
         tokio::spawn(async move {
@@ -34,7 +44,7 @@ impl Container {
             let oom_killed = owner.cgroups.oom_kills(&cgroup) > 0;
             sender.send_replace(Some(Exit { oom_killed, ..ended }));
         });
-        Ok(Self { inner: Arc::new(Inner { bundle, machine, process, exit }) })
+        Ok(Self { inner: Arc::new(Inner { bundle, machine, pod: Arc::downgrade(pod), process, exit }) })
     }
 
     /// Number of its first process on this machine.
@@ -55,8 +65,17 @@ impl Container {
         if self.inner.exit.borrow().is_some() {
             return;
         }
-        if let Some(signal) = Signal::from_named_raw(signal) {
-            let _ = rustix::process::pidfd_send_signal(self.inner.process.get_ref(), signal);
+        let process = self.inner.process.get_ref().as_raw_fd();
+        let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+        // SAFETY: the descriptor is open for the call, and no information is passed. By number, because real-time
+        // signals have no fixed names.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, signal, info, flags) };
+        if result != 0 {
+            let error = std::io::Error::last_os_error();
+            // It ended just now.
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                tracing::warn!(signal, %error, "failed to signal a container");
+            }
         }
     }
 
@@ -76,6 +95,23 @@ impl Container {
         let inner = self.inner.clone();
         let removed = tokio::task::spawn_blocking(move || bundle::remove(&inner.bundle, &inner.machine));
         let _ = removed.await;
+        if let Some(pod) = self.inner.pod.upgrade() {
+            pod.forget(self);
+        }
+    }
+
+    /// Kills and removes it.
+    pub(crate) async fn end(&self) {
+        self.kill(libc::SIGKILL);
+        if tokio::time::timeout(KILLED, self.wait()).await.is_err() {
+            tracing::warn!(cgroup = self.inner.bundle.cgroup, "a killed container does not end");
+        }
+        self.remove().await;
+    }
+
+    /// Whether both are the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 

@@ -35,6 +35,12 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// The name of a pod cannot be one.
+    #[error("pod name {name:?} is not valid: {}", crate::spec::NAME_RULE)]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// This machine has no control groups that can be written.
     #[error("no control groups are mounted; pods need /sys/fs/cgroup")]
     NoCgroups,

@@ -2,11 +2,21 @@
 
 use crate::{Error, IdRange, PodOptions};
 use std::net::IpAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// Resolver of systemd behind the stub at 127.0.0.53.
 const BEHIND_THE_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Makes a directory that root of the pods passes through, and nobody else of this machine: while it starts, the
+/// runtime goes to the mounts that are made for a container. Later nobody in a pod needs the way.
+pub(crate) fn make_passable(directory: &Path, ids: IdRange) -> Result<(), Error> {
+    std::fs::create_dir_all(directory).map_err(Error::path("make", directory))?;
+    chown(directory, Some(0), Some(ids.base)).map_err(Error::path("hand over", directory))?;
+    let passable = std::fs::Permissions::from_mode(0o710);
+    std::fs::set_permissions(directory, passable).map_err(Error::path("set the mode of", directory))
+}
 
 /// Writes the files into `directory`; answers each with its place in a container.
 pub(crate) fn write(
@@ -51,13 +61,21 @@ fn resolv_conf(host_network: bool) -> String {
     if host_network || !has_only_loopback(&own) {
         return own;
     }
-    std::fs::read_to_string(BEHIND_THE_STUB).unwrap_or(own)
+    std::fs::read_to_string(BEHIND_THE_STUB).unwrap_or_else(|_| {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                hint = "name a server that is not on loopback in /etc/resolv.conf",
+                "pods resolve no names: the name server of this machine listens on loopback only"
+            );
+        });
+        own
+    })
 }
 
 fn has_only_loopback(text: &str) -> bool {
     let mut servers = text.lines().filter_map(|line| line.strip_prefix("nameserver")).map(str::trim).peekable();
-    servers.peek().is_some()
-        && servers.all(|server| server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+    servers.peek().is_some() && servers.all(|server| server.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@
 
 use crate::{Error, IdRange};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
-};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 use std::ffi::CString;
 use std::io;
 use std::os::unix::fs::chown;
@@ -18,8 +16,8 @@ use std::path::{Path, PathBuf};
 /// `MOUNT_ATTR_IDMAP` and `MOUNT_ATTR_RDONLY` of `mount_setattr(2)`.
 const ATTR_IDMAP: u64 = 0x0010_0000;
 const ATTR_RDONLY: u64 = 0x0000_0001;
-/// From this length on, the option string of the old mount call may not fit its page.
-const LONG_OPTIONS: usize = 3500;
+/// The kernel takes one page of options, with a zero at its end.
+const MOST_OPTIONS: usize = 4095;
 
 /// How a bind is shown.
 #[derive(Clone, Copy)]
@@ -77,6 +75,9 @@ fn attach(mount: &OwnedFd, target: &Path) -> rustix::io::Result<()> {
 }
 
 /// An overlay of `lower` (topmost first) with a writable layer in `state`, at `target`.
+///
+/// Directories are named by descriptors: the names are short, so that 200 layers fit the page that the kernel takes
+/// options in, and tell a container that reads its mounts nothing of this machine.
 pub(crate) fn overlay(lower: &[PathBuf], state: &Path, target: &Path, ids: IdRange) -> Result<(), Error> {
     let (upper, work) = (state.join("upper"), state.join("work"));
     for directory in [&upper, &work] {
@@ -85,31 +86,22 @@ pub(crate) fn overlay(lower: &[PathBuf], state: &Path, target: &Path, ids: IdRan
     }
     // A directory that shows through belongs to who owns the topmost one.
     copy_owner(lower.first(), &upper)?;
-    let joined = lower.iter().map(|path| escaped(path)).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={joined},upperdir={},workdir={}", escaped(&upper), escaped(&work));
-    if options.len() < LONG_OPTIONS { overlay_by_options(&options, target) } else { overlay_by_layers(lower, (&upper, &work), target) }
-}
-
-fn overlay_by_options(options: &str, target: &Path) -> Result<(), Error> {
-    let what = || format!("mount an overlay at {}", target.display());
-    let data = CString::new(options).map_err(|_| Error::system(what())(io::ErrorKind::InvalidInput.into()))?;
-    rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), Some(data.as_c_str()))
-        .map_err(Error::errno(what()))
-}
-
-/// Layer by layer (`lowerdir+`, Linux 6.8), for images of very many layers.
-fn overlay_by_layers(lower: &[PathBuf], (upper, work): (&Path, &Path), target: &Path) -> Result<(), Error> {
-    let what = || format!("mount an overlay of {} layers at {}", lower.len(), target.display());
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Error::errno(what()))?;
-    let set = |key: &str, value: &Path| fsconfig_set_string(context.as_fd(), key, value).map_err(Error::errno(what()));
-    for path in lower {
-        set("lowerdir+", path)?;
+    let open = |path: &PathBuf| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(Error::errno(format!("open layer {}", path.display())))
+    };
+    let layers = lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&upper)?, open(&work)?);
+    let name = |directory: &OwnedFd| format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let joined = layers.iter().map(name).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={joined},upperdir={},workdir={}", name(&upper), name(&work));
+    let what = format!("mount an overlay of {} layers at {}", lower.len(), target.display());
+    if options.len() > MOST_OPTIONS {
+        return Err(Error::system(what)(io::ErrorKind::ArgumentListTooLong.into()));
     }
-    set("upperdir", upper)?;
-    set("workdir", work)?;
-    fsconfig_create(context.as_fd()).map_err(Error::errno(what()))?;
-    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(Error::errno(what()))?;
-    attach(&mount, target).map_err(Error::errno(what()))
+    let data = CString::new(options).map_err(|error| Error::system(what.as_str())(error.into()))?;
+    rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), Some(data.as_c_str()))
+        .map_err(Error::errno(what))
 }
 
 /// The merged directory takes mode and owner from the upper one, so that one must be like the image's.
@@ -120,10 +112,6 @@ fn copy_owner(from: Option<&PathBuf>, to: &Path) -> Result<(), Error> {
     chown(to, Some(data.uid()), Some(data.gid())).map_err(Error::path("hand over", to))?;
     let mode = std::fs::Permissions::from_mode(data.mode() & 0o7777);
     std::fs::set_permissions(to, mode).map_err(Error::path("set the mode of", to))
-}
-
-fn escaped(path: &Path) -> String {
-    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
 
 /// A tmpfs at `target`.

@@ -73,8 +73,11 @@ impl Namespaces {
             let file = self.file(name);
             std::fs::write(&file, "").map_err(Error::path("make", &file))?;
             let source = PathBuf::from(format!("/proc/{pid}/ns/{name}"));
-            rustix::mount::mount_bind(&source, &file)
-                .map_err(Error::errno(format!("hold namespace {} at {}", source.display(), file.display())))?;
+            rustix::mount::mount_bind(&source, &file).map_err(Error::errno(format!(
+                "hold namespace {} at {}",
+                source.display(),
+                file.display()
+            )))?;
         }
         input.write_all(&[HELD]).map_err(Error::system("speak to a copy of this program"))
     }

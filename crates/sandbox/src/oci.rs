@@ -1,5 +1,6 @@
 //! A container as the OCI runtime specification writes it (`config.json`), and the capabilities in it.
 
+use crate::cgroup::Swap;
 use crate::namespaces::Namespaces;
 use crate::{Capabilities, ContainerSpec, Resources};
 use serde_json::{Value, json};
@@ -7,18 +8,64 @@ use std::path::{Path, PathBuf};
 
 /// What containerd gives a container that asks for nothing (its `oci.WithDefaultSpec`).
 const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 /// All of Linux 6.x, in the order of their numbers (capabilities(7)).
 const ALL_CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
-    "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ",
-    "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 /// Processes of a container that sets no limit: enough for any build, not for a fork bomb to take the machine.
 const DEFAULT_PIDS: u64 = 16_384;
@@ -26,8 +73,16 @@ const DEFAULT_PIDS: u64 = 16_384;
 const CPU_PERIOD: u64 = 100_000;
 /// Hidden and protected parts of `/proc` and `/sys`, as containerd has them.
 const MASKED: [&str; 10] = [
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-    "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -39,6 +94,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) namespaces: &'a Namespaces,
     /// Its control group.
     pub(crate) cgroup: &'a str,
+    /// How swap is kept from it.
+    pub(crate) swap: Swap,
     /// Sources, mounted already, and where they go.
     pub(crate) binds: &'a [(PathBuf, PathBuf)],
 }
@@ -82,7 +139,7 @@ pub(crate) fn config(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
         "linux": {
             "namespaces": namespaces(around.namespaces),
             "cgroupsPath": around.cgroup,
-            "resources": resources(&spec.resources),
+            "resources": resources(&spec.resources, around.swap),
             "maskedPaths": if spec.privileged { Vec::new() } else { MASKED.to_vec() },
             "readonlyPaths": if spec.privileged { Vec::new() } else { READ_ONLY.to_vec() },
         },
@@ -129,14 +186,21 @@ fn mounts(around: &Surroundings<'_>) -> Value {
     Value::Array(list)
 }
 
-fn resources(limits: &Resources) -> Value {
+fn resources(limits: &Resources, swap: Swap) -> Value {
     let mut resources = json!({
         "devices": [{"allow": false, "access": "rwm"}],
         "pids": {"limit": limits.pids.unwrap_or(DEFAULT_PIDS)},
     });
     if let Some(bytes) = limits.memory_bytes {
-        // Swap would only make a job that is too large slow before it is killed.
         resources["memory"] = json!({"limit": bytes});
+        // Swap would only make a job that is too large slow before it is killed.
+        match swap {
+            // Memory and swap together.
+            Swap::Together => resources["memory"]["swap"] = json!(bytes),
+            // The library takes memory and swap together here as well, but leaves a difference of zero unwritten.
+            Swap::Apart => resources["unified"] = json!({"memory.swap.max": "0"}),
+            Swap::Unlimited => {}
+        }
     }
     let mut cpu = json!({});
     if let Some(quota) = limits.cpu_quota_us {

@@ -2,17 +2,22 @@
 
 use crate::cgroup::Cgroups;
 use crate::container::Container;
+use crate::gate::Gate;
 use crate::machine::Inner as Machine;
 use crate::namespaces::Namespaces;
 use crate::network::Link;
-use crate::{ContainerSpec, Error, PodOptions, StartError, bundle, files, mounts};
+use crate::untaken::Untaken;
+use crate::{ContainerSpec, Error, PodOptions, StartError, bundle, files, mounts, spec};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Size of `/dev/shm`, Kubernetes' own.
 const SHM: &str = "mode=1777,size=64m";
+
+/// How long removal waits for a killed container, and for containers that are being started.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A pod. Clones share it.
 #[derive(Clone)]
@@ -29,19 +34,22 @@ pub(crate) struct Inner {
     pub(crate) shared: Vec<(PathBuf, PathBuf)>,
     address: Option<IpAddr>,
     link: Mutex<Option<Link>>,
+    /// Those that are not removed.
     containers: Mutex<Vec<Container>>,
+    /// Who starts a container is inside; removal closes it.
+    gate: Gate,
 }
 
 impl Pod {
     pub(crate) async fn create(machine: Arc<Machine>, options: PodOptions) -> Result<Self, Error> {
+        if !spec::is_name(&options.id) {
+            return Err(Error::Name { name: options.id });
+        }
         let directory = options.run_dir.clone();
         let namespaces = {
             let (machine, options) = (machine.clone(), options.clone());
             blocking(move || {
-                std::fs::create_dir_all(&options.run_dir).map_err(Error::path("make", &options.run_dir))?;
-                // Processes of the pod pass through to what is theirs; they cannot list it.
-                let passable = std::fs::Permissions::from_mode(0o711);
-                std::fs::set_permissions(&options.run_dir, passable).map_err(Error::path("open", &options.run_dir))?;
+                files::make_passable(&options.run_dir, machine.ids)?;
                 let place = options.run_dir.join("ns");
                 Namespaces::create(&place, &options.hostname, options.host_network, machine.ids)
             })
@@ -75,6 +83,7 @@ impl Pod {
             address,
             link: Mutex::new(link),
             containers: Mutex::new(Vec::new()),
+            gate: Gate::default(),
         };
         match made {
             Ok(shared) => Ok(Self { inner: Arc::new(Inner { shared, ..inner }) }),
@@ -90,30 +99,45 @@ impl Pod {
         self.inner.address
     }
 
-    /// Starts a container.
+    /// Starts a container. When the future is dropped, the container is removed as soon as it is there.
     ///
     /// # Errors
     /// When its program is missing or the machine refuses.
     pub async fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
+        let pod = self.clone();
+        let started = tokio::spawn(async move { pod.start_now(spec).await.map(Untaken::new) });
+        started.await.map_err(|_| gone())?.map(Untaken::take)
+    }
+
+    async fn start_now(&self, spec: ContainerSpec) -> Result<Container, StartError> {
+        let removed = || StartError::CannotRun("the pod was removed".to_owned());
+        let _inside = self.inner.gate.enter().await.ok_or_else(removed)?;
         let inner = self.inner.clone();
         let prepared = tokio::task::spawn_blocking(move || bundle::start(&inner, spec)).await;
-        let prepared = prepared.map_err(|_| gone())??;
-        let container = Container::watch(prepared, self.inner.machine.clone())?;
-        self.containers().push(container.clone());
+        let container = Container::watch(prepared.map_err(|_| gone())??, &self.inner)?;
+        if self.inner.gate.is_closed() {
+            container.end().await;
+            return Err(removed());
+        }
+        self.inner.containers().push(container.clone());
         Ok(container)
     }
 
-    /// Kills what is left and removes everything of the pod but its directory.
+    /// Kills what is left and removes everything of the pod but its directory. Goes on when the future is dropped.
     ///
     /// # Errors
     /// When a control group cannot be removed.
     pub async fn remove(&self) -> Result<(), Error> {
-        let containers: Vec<Container> = self.containers().drain(..).collect();
-        for container in containers {
-            container.kill(libc::SIGKILL);
-            container.wait().await;
-            container.remove().await;
+        let pod = self.clone();
+        tokio::spawn(async move { pod.remove_now().await }).await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn remove_now(&self) -> Result<(), Error> {
+        if !self.inner.gate.close(PATIENCE).await {
+            tracing::warn!(pod = self.inner.id, "a container is still being started in a pod that is removed");
         }
+        let containers: Vec<Container> = self.inner.containers().drain(..).collect();
+        futures::future::join_all(containers.iter().map(Container::end)).await;
         let link = self.inner.link.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(link) = link {
             self.inner.machine.network.disconnect(link).await;
@@ -128,14 +152,21 @@ impl Pod {
         })
         .await
     }
+}
 
-    fn containers(&self) -> std::sync::MutexGuard<'_, Vec<Container>> {
-        self.inner.containers.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    /// The container is gone; removing the pod need not see to it.
+    pub(crate) fn forget(&self, container: &Container) {
+        self.containers().retain(|one| !one.is(container));
+    }
+
+    fn containers(&self) -> MutexGuard<'_, Vec<Container>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The runtime is going down.
-fn gone() -> Error {
+pub(crate) fn gone() -> Error {
     Error::Reexec { what: "work on a pod", message: "the program is ending".to_owned() }
 }
 

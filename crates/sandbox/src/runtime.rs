@@ -6,8 +6,10 @@
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
+use rustix::process::WaitOptions;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// The hidden subcommand.
 pub(crate) const NAME: &str = "gantry-oci";
@@ -23,10 +25,13 @@ pub(crate) fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let (Some(bundle), Some(id)) = (arguments.next(), arguments.next()) else { return ExitCode::FAILURE };
     let bundle = PathBuf::from(bundle);
+    // What the library starts and loses becomes our child, not a zombie of the program that runs for long.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     match start(&bundle, id) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = std::fs::write(bundle.join(ERROR_FILE), format!("{error:#}"));
+            reap();
             ExitCode::FAILURE
         }
     }
@@ -45,4 +50,16 @@ fn start(bundle: &Path, id: String) -> anyhow::Result<()> {
         .build()?;
     container.start()?;
     Ok(())
+}
+
+/// Waits a moment for the processes of a container that failed.
+fn reap() {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            Err(_none_left) => return,
+        }
+    }
 }

@@ -33,10 +33,18 @@ impl IdRange {
     }
 }
 
+/// What [`is_name`] asks for, in words.
+pub(crate) const NAME_RULE: &str = "a name is 1 to 63 lower case letters, digits and dashes";
+
+/// Whether this may be part of the path of a control group or a directory.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
 /// How a pod is made.
 #[derive(Clone, Debug)]
 pub struct PodOptions {
-    /// Unique on this machine; lower case letters, digits and dashes.
+    /// Unique on this machine; 1 to 63 lower case letters, digits and dashes.
     pub id: String,
     /// Host name in the pod.
     pub hostname: String,
@@ -51,7 +59,7 @@ pub struct PodOptions {
 /// How a container is started.
 #[derive(Debug)]
 pub struct ContainerSpec {
-    /// Unique in the pod; lower case letters, digits and dashes.
+    /// Unique in the pod; 1 to 63 lower case letters, digits and dashes.
     pub name: String,
     /// Its root filesystem.
     pub root: Rootfs,

@@ -1,15 +1,18 @@
 //! What containers are expected to do.
 
-use super::{ABANDON, Bench, Case, until};
+use crate::bench::{ABANDON, Bench, Case, list, until};
+use crate::machine_state;
 use sandbox::{ExecSpec, IdRange, Machine, Resources, StartError, User};
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+/// Pods that run beside the one whose start is measured.
+const MANY: usize = 60;
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    macro_rules! cases { ($($name:ident,)*) => { vec![$((stringify!($name), |bench| Box::pin($name(bench))),)*] }; }
-    cases![
+    list![
         output_and_exit_code_arrive,
         two_containers_share_localhost_and_nothing_else,
         users_and_groups_are_those_of_the_pod,
@@ -21,6 +24,7 @@ pub fn all() -> Vec<Case> {
         what_is_written_stays_in_the_container,
         exec_runs_with_input_output_and_exit_code,
         exec_with_a_terminal_has_one,
+        a_program_nobody_waits_for_is_killed_and_holds_up_no_removal,
         root_of_a_container_is_nobody_outside,
         the_own_group_is_shown,
         a_link_in_the_root_leads_nowhere_outside,
@@ -47,7 +51,8 @@ async fn two_containers_share_localhost_and_nothing_else(bench: Bench) {
     let server = pod.start(spec).await.unwrap();
     until("the server listens", || shared.source.join("ready").exists()).await;
     let script = "import socket; print(socket.create_connection(('localhost', 80)).recv(9).decode())";
-    let (exit, output) = bench.sh(&pod, "client", &format!("python3 -c \"{script}\"; ls /proc | grep -c '^[0-9]'; ls /shared")).await;
+    let (exit, output) =
+        bench.sh(&pod, "client", &format!("python3 -c \"{script}\"; ls /proc | grep -c '^[0-9]'; ls /shared")).await;
     assert_eq!(exit.code, 2, "{output}");
     let mut lines = output.lines();
     assert_eq!(lines.next(), Some("hello"), "{output}");
@@ -58,7 +63,8 @@ async fn two_containers_share_localhost_and_nothing_else(bench: Bench) {
 
 async fn users_and_groups_are_those_of_the_pod(bench: Bench) {
     let pod = bench.pod("p").await;
-    let mut spec = bench.spec("a", &["sh", "-c", "id -u; id -G; touch /data/x; stat -c %u:%g /data/x; cat /proc/self/status | grep CapEff"]);
+    let mut spec =
+        bench.spec("a", &["sh", "-c", "id -u; id -G; touch /data/x; stat -c %u:%g /data/x; cat /proc/self/status | grep CapEff"]);
     spec.user = User { uid: 1000, gid: 2000, groups: vec![3000] };
     spec.binds.push(bench.volume("data", (0, 3000), 0o2770));
     let container = pod.start(spec).await.unwrap();
@@ -70,7 +76,8 @@ async fn users_and_groups_are_those_of_the_pod(bench: Bench) {
 async fn too_much_memory_is_an_oom_kill(bench: Bench) {
     let pod = bench.pod("p").await;
     let mut spec = bench.spec("a", &["python3", "-c", "x = bytearray(200 * 1024 * 1024); print(len(x))"]);
-    spec.resources = Resources { memory_bytes: Some(64 << 20), cpu_quota_us: Some(50_000), cpu_shares: Some(512), pids: Some(64) };
+    spec.resources =
+        Resources { memory_bytes: Some(64 << 20), cpu_quota_us: Some(50_000), cpu_shares: Some(512), pids: Some(64) };
     let container = pod.start(spec).await.unwrap();
     let exit = container.wait().await;
     assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), true), "{}", bench.output("a"));
@@ -109,7 +116,8 @@ async fn a_missing_program_is_named(bench: Bench) {
 
 async fn host_names_and_aliases_resolve(bench: Bench) {
     let pod = bench.pod("named").await;
-    let (_, output) = bench.sh(&pod, "a", "hostname; grep -c db /etc/hosts; cat /etc/hostname; test -s /etc/resolv.conf && echo r").await;
+    let (_, output) =
+        bench.sh(&pod, "a", "hostname; grep -c db /etc/hosts; cat /etc/hostname; test -s /etc/resolv.conf && echo r").await;
     assert_eq!(output, "named\n1\nnamed\nr\n");
     pod.remove().await.unwrap();
 }
@@ -130,7 +138,7 @@ async fn exec_runs_with_input_output_and_exit_code(bench: Bench) {
     let mut spec = bench.spec("a", &["sleep", "1000"]);
     spec.user = User { uid: 7, gid: 8, groups: vec![9] };
     let container = pod.start(spec).await.unwrap();
-    let words = ["sh", "-c", "cat; id -u; echo $HOME $EXTRA; grep -c . /proc/1/cmdline; exit 5"].map(str::to_owned);
+    let words = ["sh", "-c", "cat; id -u; echo $HOME $EXTRA; exit 5"].map(str::to_owned);
     let env = vec![("EXTRA".to_owned(), "more".to_owned())];
     let mut exec = container.exec(ExecSpec { args: words.into(), env, ..ExecSpec::default() }).await.unwrap();
     let mut input = exec.stdin.take().unwrap();
@@ -138,7 +146,7 @@ async fn exec_runs_with_input_output_and_exit_code(bench: Bench) {
     drop(input);
     let mut output = String::new();
     exec.stdout.read_to_string(&mut output).await.unwrap();
-    assert_eq!(output, "typed\n7\n/root more\n1\n");
+    assert_eq!(output, "typed\n7\n/root more\n");
     assert_eq!(exec.exit.await, 5);
     let missing = ExecSpec { args: vec!["no-such-program".to_owned()], ..ExecSpec::default() };
     let error = container.exec(missing).await.err().unwrap();
@@ -162,6 +170,31 @@ async fn exec_with_a_terminal_has_one(bench: Bench) {
     pod.remove().await.unwrap();
 }
 
+async fn a_program_nobody_waits_for_is_killed_and_holds_up_no_removal(bench: Bench) {
+    let pod = bench.pod("p").await;
+    let shared = bench.volume("shared", (0, 0), 0o777);
+    let mut spec = bench.spec("a", &["sleep", "1000"]);
+    spec.binds.push(shared.clone());
+    let container = pod.start(spec).await.unwrap();
+    let beat = "(while :; do date +%N > /shared/child; sleep 0.02; done) & while :; do date +%N > /shared/beat; sleep 0.02; done";
+    let words = || ExecSpec { args: ["sh", "-c", beat].map(str::to_owned).into(), ..ExecSpec::default() };
+    let exec = container.exec(words()).await.unwrap();
+    let beats = || ["beat", "child"].map(|name| std::fs::read(shared.source.join(name)).unwrap_or_default());
+    until("both run", || beats().iter().all(|beat| !beat.is_empty())).await;
+    drop(exec);
+    let mut last = (std::time::Instant::now(), beats());
+    until("both have stopped", || {
+        if last.1 != beats() {
+            last = (std::time::Instant::now(), beats());
+        }
+        last.0.elapsed() > std::time::Duration::from_millis(300)
+    })
+    .await;
+    let running = container.exec(words()).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(10), pod.remove()).await.expect("removal goes on").unwrap();
+    assert_eq!(running.exit.await, 137);
+}
+
 async fn root_of_a_container_is_nobody_outside(bench: Bench) {
     let pod = bench.pod("p").await;
     let mut spec = bench.spec("a", &["sleep", "1000"]);
@@ -174,7 +207,8 @@ async fn root_of_a_container_is_nobody_outside(bench: Bench) {
 
 async fn the_own_group_is_shown(bench: Bench) {
     let pod = bench.pod("p").await;
-    let mut spec = bench.spec("a", &["sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"]);
+    let mut spec =
+        bench.spec("a", &["sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null"]);
     spec.resources.memory_bytes = Some(128 << 20);
     let container = pod.start(spec).await.unwrap();
     container.wait().await;
@@ -221,25 +255,42 @@ async fn the_next_program_removes_what_a_killed_one_left(bench: Bench) {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
     assert_eq!(line, "started\n");
     child.kill().await.unwrap();
+    for instance in std::fs::read_dir(directory.join("run")).unwrap() {
+        machine_state::watch(instance.unwrap().file_name().to_str().unwrap());
+    }
     let machine = Machine::open(&directory.join("run"), IdRange::default()).await.unwrap();
+    machine_state::watch(machine.instance());
     let swept = machine.swept();
     assert!(swept.instances == 1 && swept.processes >= 1 && swept.cgroups >= 1 && swept.directories == 1, "{swept:?}");
     machine.close().await;
 }
 
 async fn starting_takes_a_moment(bench: Bench) {
+    let alone = median_start(&bench, "alone").await;
+    let pods: Vec<_> = (0..MANY).map(|number| format!("many{number}")).collect();
+    for id in &pods {
+        let pod = bench.pod(id).await;
+        bench.start(&pod, id, &["sleep", "1000"]).await.unwrap();
+    }
+    let among_many = median_start(&bench, "crowd").await;
+    println!("pod made, container started, ended, removed (median of 10)");
+    println!("alone: {alone:?}");
+    println!("with {MANY} pods running: {among_many:?}");
+}
+
+async fn median_start(bench: &Bench, prefix: &str) -> [Duration; 4] {
     let mut times = Vec::new();
     for number in 0..10 {
         let begun = Instant::now();
-        let pod = bench.pod(&format!("p{number}")).await;
+        let pod = bench.pod(&format!("{prefix}{number}")).await;
         let made = begun.elapsed();
         let container = bench.start(&pod, &format!("a{number}"), &["true"]).await.unwrap();
         let started = begun.elapsed();
         container.wait().await;
         let ended = begun.elapsed();
         pod.remove().await.unwrap();
-        times.push((made, started, ended, begun.elapsed()));
+        times.push([made, started, ended, begun.elapsed()]);
     }
     times.sort();
-    println!("pod made, container started, ended, removed (median of 10): {:?}", times[5]);
+    times[5]
 }

@@ -1,45 +1,56 @@
 //! What a case may not leave behind: mounts, groups, interfaces, processes of pods.
+//!
+//! Other programs make pods on this machine at the same time, so only what carries one of our instances in its name
+//! counts, and processes that have become our children.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-/// A list of such things, as words.
-pub struct MachineState(BTreeSet<String>);
+/// Instances that cases made, in this process and in copies of it.
+static INSTANCES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-impl MachineState {
-    /// What is there now.
-    pub fn read() -> Self {
-        let mut found = BTreeSet::new();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        found.extend(mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")));
-        for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-            found.insert(format!("interface {}", entry.file_name().to_string_lossy()));
-        }
-        groups(std::path::Path::new("/sys/fs/cgroup"), 0, &mut found);
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
-            if uid.is_some_and(|uid| uid >= sandbox::IdRange::default().base) {
-                found.insert(format!("process {name}"));
-            }
-        }
-        Self(found)
-    }
-
-    /// What is here and not there.
-    pub fn beyond(&self, before: &Self) -> Vec<String> {
-        self.0.difference(&before.0).cloned().collect()
-    }
+/// From now on, what belongs to this instance is looked for.
+pub fn watch(instance: &str) {
+    INSTANCES.lock().unwrap_or_else(PoisonError::into_inner).insert(instance.to_owned());
 }
 
-fn groups(directory: &std::path::Path, depth: usize, found: &mut BTreeSet<String>) {
+/// Mounts in our own mount namespace.
+pub fn mounts() -> BTreeSet<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")).collect()
+}
+
+/// Everything else that is there of our instances.
+pub fn left_behind() -> BTreeSet<String> {
+    let instances = INSTANCES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ours = |text: &str| instances.iter().any(|instance| text.contains(instance.as_str()));
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if ours(&name) {
+            found.insert(format!("interface {name}"));
+        }
+    }
+    groups(Path::new("/sys/fs/cgroup"), 0, &ours, &mut found);
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let parent = format!("PPid:\t{}\n", std::process::id());
+        if read("status").contains(&parent) || ours(&read("cgroup")) {
+            found.insert(format!("process {} ({})", entry.file_name().to_string_lossy(), read("comm").trim()));
+        }
+    }
+    found
+}
+
+fn groups(directory: &Path, depth: usize, ours: &impl Fn(&str) -> bool, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if depth < 6 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // The top one of ours may stay.
-            if entry.path().components().any(|part| part.as_os_str() == "gantry") && entry.file_name() != "gantry" {
-                found.insert(format!("group {}", entry.path().display()));
+            let path = entry.path();
+            if ours(&path.to_string_lossy()) {
+                found.insert(format!("group {}", path.display()));
             }
-            groups(&entry.path(), depth + 1, found);
+            groups(&path, depth + 1, ours, found);
         }
     }
 }

@@ -1,9 +1,7 @@
 //! The cases, and what they stand on.
 
-mod cases;
-mod machine_state;
-
-use machine_state::MachineState;
+use crate::machine_state;
+use crate::{cases, more_cases};
 use sandbox::{Bind, Capabilities, Container, ContainerSpec, Exit, IdRange, Layer, Machine, Overlay, Pod, PodOptions};
 use sandbox::{Resources, Rootfs, StartError, User};
 use std::fs::File;
@@ -17,12 +15,16 @@ use std::process::ExitCode;
 pub const ABANDON: &str = "abandon-a-pod";
 
 /// A case by its name.
-type Case = (&'static str, fn(Bench) -> Pin<Box<dyn Future<Output = ()>>>);
+pub type Case = (&'static str, fn(Bench) -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// A list of cases from the names of their functions.
+macro_rules! list { ($($name:ident,)*) => { vec![$((stringify!($name), |bench| Box::pin($name(bench))),)*] }; }
+pub(crate) use list;
 
 /// Runs all cases, or those whose name holds `only`.
 pub fn run(only: Option<&str>) -> ExitCode {
-    let cases: Vec<Case> =
-        cases::all().into_iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))).collect();
+    let all = cases::all().into_iter().chain(more_cases::all());
+    let cases: Vec<Case> = all.filter(|(name, _)| only.is_none_or(|only| name.contains(only))).collect();
     if let Err(error) = sandbox::enter() {
         println!("skipped, because {error}: {} cases", cases.len());
         println!("0 passed, 0 failed, {} skipped", cases.len());
@@ -33,7 +35,7 @@ pub fn run(only: Option<&str>) -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let mut failed = 0;
     for (name, case) in &cases {
-        let before = MachineState::read();
+        let before = machine_state::mounts();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             runtime.block_on(async {
                 let bench = Bench::new().await;
@@ -42,7 +44,8 @@ pub fn run(only: Option<&str>) -> ExitCode {
                 machine.close().await;
             });
         }));
-        let left = MachineState::read().beyond(&before);
+        let mut left = machine_state::left_behind();
+        left.extend(machine_state::mounts().difference(&before).cloned());
         let well = outcome.is_ok() && left.is_empty();
         if !left.is_empty() {
             println!("left behind: {left:?}");
@@ -86,6 +89,7 @@ impl Bench {
 
     pub async fn at(directory: &Path) -> Self {
         let machine = Machine::open(&directory.join("run"), IdRange::default()).await.expect("a machine");
+        machine_state::watch(machine.instance());
         let skeleton = directory.join("skeleton");
         let base = IdRange::default().base;
         for path in ["usr", "etc", "tmp", "proc", "sys", "dev", "root", "run", "var"] {
