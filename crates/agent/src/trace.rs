@@ -36,6 +36,7 @@ struct Shared {
     state: Mutex<State>,
     grown: Notify,
     sent: Notify,
+    urgent: Notify,
     remote: watch::Sender<RemoteState>,
 }
 
@@ -87,7 +88,8 @@ impl Trace {
             gone: false,
         };
         let (remote, _) = watch::channel(RemoteState::Running);
-        Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), grown: Notify::new(), sent: Notify::new(), remote }) })
+        let (grown, sent, urgent) = (Notify::new(), Notify::new(), Notify::new());
+        Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), grown, sent, urgent, remote }) })
     }
 
     /// Appends bytes; waits while too much is not sent yet.
@@ -114,6 +116,11 @@ impl Trace {
     /// Appends a line of our own: text in a colour, reset, newline (row "framing 4").
     pub async fn line(&self, text: &str) {
         self.write(format!("{text}\x1b[0;m\n").as_bytes()).await;
+    }
+
+    /// Has what is there sent without waiting for the server's interval: a person waits for a script's first words.
+    pub fn urge(&self) {
+        self.shared.urgent.notify_one();
     }
 
     /// Lets go what the masker holds back.
@@ -160,7 +167,7 @@ impl Trace {
                     // A backlog of more than one patch does not wait for the next tick: the log of a fast job would
                     // lag for minutes.
                     if self.backlog() < PATCH as u64 {
-                        tokio::time::sleep(interval).await;
+                        tokio::select! { () = tokio::time::sleep(interval) => {}, () = self.shared.urgent.notified() => {} }
                     }
                 }
                 Err(error) => {

@@ -193,6 +193,19 @@ async fn masked_values_never_leave_the_pod() {
 }
 
 #[tokio::test]
+async fn the_first_words_of_a_script_do_not_wait_for_the_interval() {
+    let mut pod = Pod::new(&["until [ -e \"$GO\" ]; do sleep 0.05; done"]).await;
+    let go = pod.path("go");
+    pod.job.variables.push(Variable::public("GO", go.display().to_string()));
+    pod.gitlab.set_interval(300);
+    let mut running = pod.start();
+    pod.gitlab.wait_for("the script's echo", |trace| trace.contains("$ until")).await;
+    std::fs::write(go, "").unwrap();
+    let (run, ..) = pod.join(&mut running).await;
+    assert_eq!(run, 0, "{}", pod.gitlab.trace());
+}
+
+#[tokio::test]
 async fn trouble_at_gitlab_is_waited_out_and_the_trace_is_exact() {
     let pod =
         Pod::new(&["for i in $(seq 20000); do echo line $i of a log that is long enough to need several patches; done"]).await;

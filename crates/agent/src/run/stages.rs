@@ -300,10 +300,16 @@ impl<'a> Stages<'a> {
         tokio::pin!(stopping);
         let give_up = tokio::time::sleep_until(Instant::now() + Duration::from_secs(u32::MAX.into()));
         tokio::pin!(give_up);
+        let mut silent = true;
         loop {
             tokio::select! {
                 event = build.next() => match event {
-                    Ok(Event::Output(bytes)) => self.trace.write(&bytes).await,
+                    Ok(Event::Output(bytes)) => {
+                        self.trace.write(&bytes).await;
+                        if std::mem::take(&mut silent) {
+                            self.trace.urge();
+                        }
+                    }
                     Ok(Event::Exited(exited)) => return (Ok(exited), stop),
                     Err(error) => return (Err(error), stop),
                 },

@@ -42,6 +42,7 @@ struct Known {
     job_status: String,
     uploads: Vec<Upload>,
     offered: HashMap<u64, Vec<u8>>,
+    interval: Option<u32>,
 }
 
 type Shared = Arc<Mutex<Known>>;
@@ -87,6 +88,11 @@ impl Gitlab {
         self.known.lock().unwrap().job_status = status.to_owned();
     }
 
+    /// How often a trace is wanted, in seconds.
+    pub fn set_interval(&self, seconds: u32) {
+        self.known.lock().unwrap().interval = Some(seconds);
+    }
+
     pub fn final_update(&self) -> Option<UpdateJob> {
         self.known.lock().unwrap().updates.iter().rfind(|update| update.state != "running").cloned()
     }
@@ -111,7 +117,8 @@ impl Gitlab {
 fn with_headers(known: &Known, status: u16) -> Response {
     let job_status = if known.job_status.is_empty() { "running" } else { &known.job_status };
     let code = StatusCode::from_u16(status).unwrap();
-    let extra = [(headers::JOB_STATUS, job_status.to_owned()), (headers::TRACE_UPDATE_INTERVAL, "1".to_owned())];
+    let interval = known.interval.unwrap_or(1).to_string();
+    let extra = [(headers::JOB_STATUS, job_status.to_owned()), (headers::TRACE_UPDATE_INTERVAL, interval)];
     (code, extra, "{}").into_response()
 }
 
