@@ -80,6 +80,12 @@ pub struct NodeArguments {
     /// Address the Kubernetes API listens at
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
     pub listen: std::net::SocketAddr,
+    /// TCP port of this machine that pods may reach, at the address the node logs as gateway (may be repeated)
+    ///
+    /// Pods reach other machines as this machine does, but nothing on this machine itself unless it is named here: a
+    /// GitLab, a registry or a proxy that listens on the gateway's or on all addresses.
+    #[arg(long = "allow-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub allowed_ports: Vec<u16>,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

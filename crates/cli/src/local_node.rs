@@ -3,6 +3,7 @@
 use crate::arguments::NodeArguments;
 use crate::{agent_binary, ci};
 use anyhow::{Context, Result};
+use kube_server::tls::{Serving, serve_tls};
 use node::{Node, NodeOptions};
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,13 +56,25 @@ async fn serve(arguments: &NodeArguments) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let node = Node::start(options(&[])?).await.context("failed to start the node")?;
-    let state = Path::new(DATA_DIRECTORY).join("tls");
-    let serving = kube_server::tls::serve_tls(node.router(), arguments.listen, &state, arguments.kubeconfig.as_deref())
-        .await
-        .with_context(|| format!("failed to serve the Kubernetes API at {}", arguments.listen))?;
-    tracing::info!(address = %serving.local_addr(), gateway = %node.gateway(), "the node is ready");
-    if let Some(file) = &arguments.kubeconfig {
-        tracing::info!("try: kubectl --kubeconfig {} get pods -A", file.display());
+    let serving = match listen(&node, arguments).await {
+        Ok(serving) => serving,
+        Err(error) => {
+            node.shutdown().await;
+            return Err(error);
+        }
+    };
+    let swept = node.swept();
+    if swept.instances > 0 {
+        tracing::warn!(?swept, "removed what an earlier run had left");
+    }
+    for port in &arguments.allowed_ports {
+        node.allow_port(*port);
+    }
+    let (address, gateway) = (serving.local_addr(), node.gateway());
+    tracing::info!(%address, %gateway, ports = ?arguments.allowed_ports, "the node is ready");
+    match &arguments.kubeconfig {
+        Some(file) => tracing::info!("try: kubectl --kubeconfig {} get pods -A", file.display()),
+        None => tracing::warn!("nobody can use the node without a kubeconfig; --kubeconfig FILE writes one"),
     }
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("stopping: pods are ended");
@@ -71,4 +84,11 @@ async fn serve(arguments: &NodeArguments) -> Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// Serves the node's API to whoever has its kubeconfig.
+async fn listen(node: &Node, arguments: &NodeArguments) -> Result<Serving> {
+    let state = Path::new(DATA_DIRECTORY).join("tls");
+    let serving = serve_tls(node.router(), arguments.listen, &state, arguments.kubeconfig.as_deref());
+    serving.await.context("failed to serve the Kubernetes API")
 }

@@ -1,9 +1,9 @@
 //! `gantry run`: the manager, for as long as nobody stops it.
 
-use crate::arguments::RunArguments;
+use crate::arguments::{EXIT_INTERRUPTED, RunArguments};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Helper image when the configuration names none.
@@ -18,41 +18,75 @@ const SYSTEM_ID_FILE: &str = ".runner_system_id";
 pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let path = &arguments.config;
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    let parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}:\n{problems}", path.display()))?;
-    let level = if parsed.config.log_level.is_empty() { "info" } else { &parsed.config.log_level };
-    let format =
-        if parsed.config.log_format == "json" { telemetry::Format::Json } else { telemetry::Format::Text };
-    telemetry::start(level, format)?;
+    let parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
+    let format = if parsed.config.log_format == "json" { telemetry::Format::Json } else { telemetry::Format::Text };
+    telemetry::start(level(&parsed.config.log_level)?, format)?;
     for warning in &parsed.warnings {
         tracing::warn!(file = %path.display(), line = warning.line, "{}", warning.message);
     }
     let system_id = system_id(&path.with_file_name(SYSTEM_ID_FILE))?;
     super::ci::install_crypto();
     let runtime = tokio::runtime::Runtime::new().context("failed to start")?;
-    runtime.block_on(async {
-        let client = kube::Client::try_default().await.context("failed to find a Kubernetes cluster; set KUBECONFIG")?;
-        let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut quit = signal(SignalKind::quit())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stopper = stop.clone();
-        tokio::spawn(async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = quit.recv() => {}, _ = interrupt.recv() => {} }
-            tracing::info!("stopping: no more jobs are asked for, running pods go on by themselves");
-            stopper.cancel();
-        });
-        manager::run(manager::Options {
-            config: parsed.config,
-            client,
-            system_id,
-            helper_image: HELPER_IMAGE.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            stop,
-        })
-        .await
-        .context("the manager stopped")
-    })?;
-    Ok(ExitCode::SUCCESS)
+    let ended = runtime.block_on(manage(parsed.config, system_id));
+    // A name that is still being resolved must not hold up the end.
+    runtime.shutdown_background();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn manage(config: runner_config::Config, system_id: String) -> Result<()> {
+    let client = cluster().await?;
+    let stop = CancellationToken::new();
+    let mut signals = Signals::new()?;
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::info!("stopping: no more jobs are asked for, running pods go on by themselves");
+        stopper.cancel();
+        signals.next().await;
+        tracing::warn!("stopped at once; what was left half done is gone on with at the next start");
+        std::process::exit(EXIT_INTERRUPTED.into());
+    });
+    let options = manager::Options {
+        config,
+        client,
+        system_id,
+        helper_image: HELPER_IMAGE.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        stop,
+    };
+    manager::run(options).await.context("the manager stopped")
+}
+
+/// The cluster of `KUBECONFIG`, of `~/.kube/config`, or the one this program runs in.
+async fn cluster() -> Result<kube::Client> {
+    let client = kube::Client::try_default().await;
+    client.context("failed to find a Kubernetes cluster; name its kubeconfig in KUBECONFIG (`gantry node` writes one)")
+}
+
+/// What ends a manager.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::quit())?, signal(SignalKind::interrupt())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, quit, interrupt] = &mut self.0;
+        tokio::select! { _ = terminate.recv() => {}, _ = quit.recv() => {}, _ = interrupt.recv() => {} }
+    }
+}
+
+/// GitLab Runner's `log_level` in our words.
+fn level(configured: &str) -> Result<&'static str> {
+    Ok(match configured {
+        "" | "info" => "info",
+        "trace" => "trace",
+        "debug" => "debug",
+        "warn" | "warning" => "warn",
+        "error" | "fatal" | "panic" => "error",
+        other => anyhow::bail!("unknown log_level {other:?}: debug, info, warn, error, fatal and panic are known"),
+    })
 }
 
 /// This manager's id, `s_` and twelve digits as GitLab Runner makes it; kept, so that a restart finds its own pods.
@@ -77,5 +111,13 @@ mod tests {
         let first = super::system_id(&path).unwrap();
         assert_eq!(super::system_id(&path).unwrap(), first);
         assert_eq!(first.len(), 14);
+    }
+
+    #[test]
+    fn levels_are_those_of_gitlab_runner() {
+        assert_eq!(super::level("").unwrap(), "info");
+        assert_eq!(super::level("warning").unwrap(), "warn");
+        assert_eq!(super::level("panic").unwrap(), "error");
+        assert!(super::level("loud").unwrap_err().to_string().contains("\"loud\""));
     }
 }

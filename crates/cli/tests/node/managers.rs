@@ -1,0 +1,92 @@
+//! Managers in processes of their own: jobs end well whatever becomes of them.
+
+use crate::bench::{Bench, wait_for};
+use crate::gitlab::GitLab;
+use coordinator::JobStatus;
+use rustix::process::Signal;
+use std::time::Duration;
+
+/// How long a manager may take to leave.
+const LEAVING: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_job_goes_from_gitlab_through_the_manager_to_the_node_and_back() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let _manager = gitlab.manager("manager.log");
+    let job = gitlab.job("cat hello.txt\necho \"host $(hostname)\"");
+    let ended = gitlab.ends(job);
+    let trace = gitlab.trace(job);
+    assert_eq!(ended.status, JobStatus::Success, "{trace}");
+    assert!(trace.contains("hello from the repository") && trace.contains("Job succeeded"), "{trace}");
+    bench.is_clean();
+    let failed = gitlab.ends(gitlab.job("exit 9"));
+    let told = (failed.status, failed.failure_reason.as_deref(), failed.exit_code);
+    assert_eq!(told, (JobStatus::Failed, Some("script_failure"), Some(9)));
+    bench.is_clean();
+}
+
+#[test]
+fn a_manager_that_is_told_to_stop_leaves_in_time_and_the_next_one_finishes_its_job() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let mut first = gitlab.manager("first.log");
+    let job = gitlab.job(&format!("echo begun\n{}\necho passed", gitlab.gate()));
+    gitlab.prints(job, "begun");
+    first.signal(Signal::TERM);
+    assert!(first.ends_within(LEAVING).success());
+    let (pod, phase) = bench.only_pod();
+    assert_eq!(phase, "Running", "the pod goes on");
+    let before = gitlab.trace(job).len();
+    wait_for("more of the log without a manager", || (gitlab.trace(job).len() > before).then_some(()));
+    let second = gitlab.manager("second.log");
+    wait_for("the second manager", || second.output().contains("job gone on with").then_some(()));
+    assert_eq!(bench.only_pod().0, pod, "no other pod for the same job");
+    let _open = gitlab.open_gate();
+    let ended = gitlab.ends(job);
+    let trace = gitlab.trace(job);
+    assert_eq!(ended.status, JobStatus::Success, "{trace}");
+    assert_eq!(trace.matches("\nbegun").count(), 1, "the job ran once: {trace}");
+    assert!(trace.lines().any(|line| line.trim_end() == "passed"), "{trace}");
+    bench.is_clean();
+}
+
+#[test]
+fn a_killed_manager_costs_no_job_and_leaves_nothing_behind() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let mut first = gitlab.manager("first.log");
+    let script = format!("echo begun\n{}\nexit 7", gitlab.gate());
+    let (ends_alone, ends_with_another) = (gitlab.job(&script), gitlab.job("echo begun\nsleep 1000"));
+    gitlab.prints(ends_alone, "begun");
+    gitlab.prints(ends_with_another, "begun");
+    first.signal(Signal::KILL);
+    first.ends_within(LEAVING);
+    // Without any manager, the pod tells GitLab its verdict by itself.
+    let open = gitlab.open_gate();
+    let ended = gitlab.ends(ends_alone);
+    let told = (ended.status, ended.failure_reason.as_deref(), ended.exit_code);
+    assert_eq!(told, (JobStatus::Failed, Some("script_failure"), Some(7)), "{}", gitlab.trace(ends_alone));
+    assert_eq!((bench.pods().len(), bench.secrets().len()), (2, 2), "nobody has cleaned up yet");
+    drop(open);
+    let _second = gitlab.manager("second.log");
+    wait_for("the end of the pod of the ended job", || (bench.pods().len() == 1).then_some(()));
+    gitlab.coordinator.cancel_pipeline(ends_with_another).unwrap();
+    assert_eq!(gitlab.ends(ends_with_another).status, JobStatus::Canceled, "{}", gitlab.trace(ends_with_another));
+    bench.is_clean();
+}
+
+#[test]
+fn a_job_that_takes_too_much_memory_is_told_to_raise_its_limit() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "memory_limit = \"64Mi\"");
+    let _manager = gitlab.manager("manager.log");
+    let job = gitlab.job("x=$(head -c 300000000 /dev/zero | tr '\\0' x)\necho not reached");
+    let ended = gitlab.ends(job);
+    let trace = gitlab.trace(job);
+    let told = (ended.status, ended.failure_reason.as_deref(), ended.exit_code);
+    assert_eq!(told, (JobStatus::Failed, Some("script_failure"), Some(137)), "{trace}");
+    assert!(trace.contains("the kernel killed a process for lack of memory, raise the memory limit"), "{trace}");
+    assert!(!trace.contains("\nnot reached"), "{trace}");
+    bench.is_clean();
+}
