@@ -5,15 +5,20 @@ use crate::machine::Inner as Machine;
 use crate::mounts::View;
 use crate::pod::Inner as Pod;
 use crate::{Bind, ContainerSpec, Error, StartError, exec, files, mounts, oci, runtime, spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Longest message of the runtime that is kept.
 const LONGEST_MESSAGE: usize = 2000;
+/// How long making a container may take, also on a machine that is very busy.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a started container is made of.
 pub(crate) struct Bundle {
@@ -205,7 +210,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// Runs the copy of this program that creates the container; answers the number of its first process.
 fn run(directory: &Path, id: &str, spec: ContainerSpec) -> Result<i32, StartError> {
     let program = spec.args[0].clone();
-    let status = Command::new("/proc/self/exe")
+    let mut runtime = Command::new("/proc/self/exe")
         .arg(runtime::NAME)
         .arg(directory)
         .arg(id)
@@ -213,8 +218,9 @@ fn run(directory: &Path, id: &str, spec: ContainerSpec) -> Result<i32, StartErro
         .stdout(spec.stdout)
         .stderr(spec.stderr)
         .env_clear()
-        .status()
+        .spawn()
         .map_err(Error::system("start a copy of this program"))?;
+    let status = wait(&mut runtime)?;
     if !status.success() {
         let message = std::fs::read_to_string(directory.join(runtime::ERROR_FILE)).unwrap_or_default();
         return Err(start_error(&message, &program, status));
@@ -222,6 +228,31 @@ fn run(directory: &Path, id: &str, spec: ContainerSpec) -> Result<i32, StartErro
     let path = directory.join(runtime::PID_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::path("read", &path))?;
     text.trim().parse().map_err(|_| StartError::CannotRun(format!("{} holds no number", path.display())))
+}
+
+/// Waits for the runtime; one that hangs, on a dead disk say, is killed.
+fn wait(runtime: &mut Child) -> Result<ExitStatus, Error> {
+    let failed = || Error::system("wait for a copy of this program");
+    let process = Pid::from_child(runtime);
+    let Ok(descriptor) = rustix::process::pidfd_open(process, PidfdFlags::empty()) else {
+        return runtime.wait().map_err(failed());
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(failed()(error.into())),
+            Ok(0) => {
+                let _ = runtime.kill();
+                let _ = runtime.wait();
+                let message = format!("it has not come to an end in {} seconds", PATIENCE.as_secs());
+                return Err(Error::Reexec { what: "start a container", message });
+            }
+            Ok(_) => return runtime.wait().map_err(failed()),
+        }
+    }
 }
 
 /// What the runtime says, in the words of people.

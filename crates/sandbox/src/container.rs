@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 /// How long a killed process may take to end; one that waits for a dead disk takes forever.
 const KILLED: Duration = Duration::from_secs(10);
@@ -25,17 +25,26 @@ struct Inner {
     bundle: Bundle,
     machine: Arc<Machine>,
     pod: Weak<Pod>,
+    name: String,
+    /// Set once: after that its name is free for another.
+    removed: OnceCell<()>,
     process: Arc<AsyncFd<OwnedFd>>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
 impl Container {
     /// Takes over a started container and waits for its end in the background.
-    pub(crate) fn watch((bundle, process): (Bundle, OwnedFd), pod: &Arc<Pod>) -> Result<Self, Error> {
+    pub(crate) fn watch((bundle, process): (Bundle, OwnedFd), name: String, pod: &Arc<Pod>) -> Result<Self, Error> {
         let machine = pod.machine.clone();
         // SAFETY: the descriptor is owned, moved in, and never replaced, so it stays the one that was registered.
         let registered = unsafe { AsyncFd::register(process) };
-        let process = Arc::new(registered.map_err(|error| Error::system("watch a process")(error.into()))?);
+        let process = match registered {
+            Ok(process) => Arc::new(process),
+            Err(error) => {
+                bundle::remove(&bundle, &machine);
+                return Err(Error::system("watch a process")(error.into()));
+            }
+        };
         let (sender, exit) = watch::channel(None);
         let (waited, cgroup, owner) = (process.clone(), bundle.cgroup.clone(), machine.clone());
         tokio::spawn(async move {
@@ -44,7 +53,9 @@ impl Container {
             let oom_killed = owner.cgroups.oom_kills(&cgroup) > 0;
             sender.send_replace(Some(Exit { oom_killed, ..ended }));
         });
-        Ok(Self { inner: Arc::new(Inner { bundle, machine, pod: Arc::downgrade(pod), process, exit }) })
+        Ok(Self {
+            inner: Arc::new(Inner { bundle, machine, pod: Arc::downgrade(pod), name, removed: OnceCell::new(), process, exit }),
+        })
     }
 
     /// Number of its first process on this machine.
@@ -74,7 +85,7 @@ impl Container {
             let error = std::io::Error::last_os_error();
             // It ended just now.
             if error.raw_os_error() != Some(libc::ESRCH) {
-                tracing::warn!(signal, %error, "failed to signal a container");
+                tracing::warn!(container = self.inner.name, signal, %error, "failed to signal a container");
             }
         }
     }
@@ -90,14 +101,13 @@ impl Container {
         exec::start(self.inner.bundle.target.clone(), spec).await
     }
 
-    /// Removes its group, mounts and written files; the container must have ended.
+    /// Removes its group, mounts and written files; the container must have ended. Goes on when the future is dropped.
     pub async fn remove(&self) {
         let inner = self.inner.clone();
-        let removed = tokio::task::spawn_blocking(move || bundle::remove(&inner.bundle, &inner.machine));
-        let _ = removed.await;
-        if let Some(pod) = self.inner.pod.upgrade() {
-            pod.forget(self);
-        }
+        let removal = async move {
+            inner.removed.get_or_init(|| inner.remove()).await;
+        };
+        let _ = tokio::spawn(removal).await;
     }
 
     /// Kills and removes it.
@@ -108,10 +118,15 @@ impl Container {
         }
         self.remove().await;
     }
+}
 
-    /// Whether both are the same.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+impl Inner {
+    async fn remove(self: &Arc<Self>) {
+        let inner = self.clone();
+        let _ = tokio::task::spawn_blocking(move || bundle::remove(&inner.bundle, &inner.machine)).await;
+        if let Some(pod) = self.pod.upgrade() {
+            pod.forget(&self.name);
+        }
     }
 }
 

@@ -41,6 +41,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A container of this name is running, being started or not removed yet.
+    #[error("the pod has a container {name:?} already")]
+    InUse {
+        /// The name.
+        name: String,
+    },
     /// This machine has no control groups that can be written.
     #[error("no control groups are mounted; pods need /sys/fs/cgroup")]
     NoCgroups,

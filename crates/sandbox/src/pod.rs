@@ -8,6 +8,8 @@ use crate::namespaces::Namespaces;
 use crate::network::Link;
 use crate::untaken::Untaken;
 use crate::{ContainerSpec, Error, PodOptions, StartError, bundle, files, mounts, spec};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +36,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Vec<(PathBuf, PathBuf)>,
     address: Option<IpAddr>,
     link: Mutex<Option<Link>>,
-    /// Those that are not removed.
-    containers: Mutex<Vec<Container>>,
+    /// Those that are not removed, by their names; `None` while one is being started.
+    containers: Mutex<BTreeMap<String, Option<Container>>>,
     /// Who starts a container is inside; removal closes it.
     gate: Gate,
 }
@@ -82,7 +84,7 @@ impl Pod {
             shared: Vec::new(),
             address,
             link: Mutex::new(link),
-            containers: Mutex::new(Vec::new()),
+            containers: Mutex::new(BTreeMap::new()),
             gate: Gate::default(),
         };
         match made {
@@ -112,14 +114,19 @@ impl Pod {
     async fn start_now(&self, spec: ContainerSpec) -> Result<Container, StartError> {
         let removed = || StartError::CannotRun("the pod was removed".to_owned());
         let _inside = self.inner.gate.enter().await.ok_or_else(removed)?;
+        let name = spec.name.clone();
+        self.inner.reserve(&name)?;
         let inner = self.inner.clone();
         let prepared = tokio::task::spawn_blocking(move || bundle::start(&inner, spec)).await;
-        let container = Container::watch(prepared.map_err(|_| gone())??, &self.inner)?;
+        let started = prepared
+            .unwrap_or_else(|_| Err(gone().into()))
+            .and_then(|prepared| Ok(Container::watch(prepared, name.clone(), &self.inner)?));
+        let container = started.inspect_err(|_| self.inner.forget(&name))?;
         if self.inner.gate.is_closed() {
             container.end().await;
             return Err(removed());
         }
-        self.inner.containers().push(container.clone());
+        self.inner.containers().insert(name, Some(container.clone()));
         Ok(container)
     }
 
@@ -136,7 +143,7 @@ impl Pod {
         if !self.inner.gate.close(PATIENCE).await {
             tracing::warn!(pod = self.inner.id, "a container is still being started in a pod that is removed");
         }
-        let containers: Vec<Container> = self.inner.containers().drain(..).collect();
+        let containers: Vec<Container> = self.inner.containers().values().flatten().cloned().collect();
         futures::future::join_all(containers.iter().map(Container::end)).await;
         let link = self.inner.link.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(link) = link {
@@ -155,12 +162,23 @@ impl Pod {
 }
 
 impl Inner {
-    /// The container is gone; removing the pod need not see to it.
-    pub(crate) fn forget(&self, container: &Container) {
-        self.containers().retain(|one| !one.is(container));
+    /// Two containers of one name would share a directory and a control group.
+    fn reserve(&self, name: &str) -> Result<(), Error> {
+        match self.containers().entry(name.to_owned()) {
+            Entry::Occupied(_) => Err(Error::InUse { name: name.to_owned() }),
+            Entry::Vacant(free) => {
+                free.insert(None);
+                Ok(())
+            }
+        }
     }
 
-    fn containers(&self) -> MutexGuard<'_, Vec<Container>> {
+    /// The container is gone; another may have its name.
+    pub(crate) fn forget(&self, name: &str) {
+        self.containers().remove(name);
+    }
+
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Option<Container>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

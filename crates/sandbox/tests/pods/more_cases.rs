@@ -26,6 +26,7 @@ pub fn all() -> Vec<Case> {
         what_cannot_be_swept_stops_nobody,
         a_directory_that_was_never_finished_is_swept_when_it_is_old,
         removed_containers_are_forgotten,
+        two_containers_of_one_name_are_refused_and_harm_each_other_not,
         real_time_signals_arrive,
         programs_begin_with_few_open_files,
     ]
@@ -251,6 +252,23 @@ async fn removed_containers_are_forgotten(bench: Bench) {
         bench.sh(&pod, "a", "true").await;
     }
     until("descriptors are closed", || open() <= before).await;
+    pod.remove().await.unwrap();
+}
+
+async fn two_containers_of_one_name_are_refused_and_harm_each_other_not(bench: Bench) {
+    let pod = bench.pod("p").await;
+    let first = bench.start(&pod, "a", &["sleep", "1000"]).await.unwrap();
+    let error = bench.start(&pod, "a", &["true"]).await.err().unwrap();
+    assert!(matches!(error, StartError::Machine(Error::InUse { .. })), "{error:?}");
+    first.kill(libc::SIGTERM);
+    first.kill(libc::SIGKILL);
+    first.wait().await;
+    let (one, two) = (first.remove(), first.remove());
+    tokio::join!(one, two);
+    let second = bench.start(&pod, "a", &["sleep", "1000"]).await.unwrap();
+    first.remove().await;
+    let exec = second.exec(ExecSpec { args: vec!["true".to_owned()], ..ExecSpec::default() }).await.unwrap();
+    assert_eq!(exec.exit.await, 0);
     pod.remove().await.unwrap();
 }
 
