@@ -32,10 +32,12 @@ pub struct Diagnosis {
     pub script_may_have_run: bool,
 }
 
-const NETWORK: [&str; 8] = [
+const NETWORK: [&str; 9] = [
     "dial tcp",
     "connection refused",
     "no such host",
+    // The embedded node's resolver, for a name that nobody knows.
+    "dns error",
     "i/o timeout",
     "tls handshake",
     "client.timeout exceeded",

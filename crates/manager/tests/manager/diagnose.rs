@@ -33,6 +33,7 @@ fn every_failing_state_has_a_reason_and_a_sentence() {
     let cases: [(Value, FailureReason, &str); 17] = [
         (waiting("ImagePullBackOff", "manifest unknown"), RunnerConfigurationError, "image img could not be pulled"),
         (waiting("ErrImagePull", "dial tcp: unauthorized"), RunnerExternalDependencyFailure, "dial tcp"),
+        (waiting("ErrImagePull", "dns error: no records found"), RunnerExternalDependencyFailure, "dns error"),
         (waiting("ErrImagePull", "something new"), ImagePullFailure, "something new"),
         (waiting("InvalidImageName", ""), RunnerConfigurationError, "is not the name of an image"),
         (waiting("ErrImageNeverPull", ""), RunnerConfigurationError, "may not be pulled"),
