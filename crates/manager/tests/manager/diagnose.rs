@@ -30,7 +30,7 @@ fn ended(name: &str, reason: &str, message: &str) -> Value {
 
 #[test]
 fn every_failing_state_has_a_reason_and_a_sentence() {
-    let cases: [(Value, FailureReason, &str); 17] = [
+    let cases: [(Value, FailureReason, &str); 18] = [
         (waiting("ImagePullBackOff", "manifest unknown"), RunnerConfigurationError, "image img could not be pulled"),
         (waiting("ErrImagePull", "dial tcp: unauthorized"), RunnerExternalDependencyFailure, "dial tcp"),
         (waiting("ErrImagePull", "dns error: no records found"), RunnerExternalDependencyFailure, "dns error"),
