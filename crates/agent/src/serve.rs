@@ -18,8 +18,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Shells in the order of preference (GitLab Runner's: bash, then sh).
 const SHELLS: [&str; 6] = ["/usr/local/bin/bash", "/usr/bin/bash", "/bin/bash", "/usr/local/bin/sh", "/usr/bin/sh", "/bin/sh"];
@@ -27,6 +29,8 @@ const SHELLS: [&str; 6] = ["/usr/local/bin/bash", "/usr/bin/bash", "/bin/bash", 
 const ORPHAN_GRACE: Duration = Duration::from_secs(2);
 /// How long output is awaited from background processes that outlive the script.
 const OUTPUT_GRACE: Duration = Duration::from_secs(5);
+/// Background processes that say nothing for twice as long have nothing more to say.
+const OUTPUT_QUIET: Duration = Duration::from_millis(250);
 
 type Writer = Arc<Mutex<UnixStream>>;
 
@@ -36,8 +40,8 @@ type Writer = Arc<Mutex<UnixStream>>;
 /// When the socket cannot be made.
 pub fn main(shared: &Path) -> Result<ExitCode> {
     let set = terminate_set();
-    // SAFETY: the set is initialised. Blocked before any thread starts, so that all of them inherit it; the standard
-    // library gives children an empty mask.
+    // SAFETY: the set is initialised. Blocked before any thread starts, so that all of them inherit it; scripts get it
+    // unblocked.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
     let socket = shared.join(file_name(agent_contract::names::SERVE_SOCKET));
     let fresh = socket.with_extension("new");
@@ -125,24 +129,23 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
     if let Some(directory) = &start.cwd {
         command.current_dir(directory);
     }
+    unblock_terminate(&mut command);
     let mut child = children.spawn(&mut command).with_context(|| format!("failed to start {shell}"))?;
     let group = i32::try_from(child.id()).context("process id out of range")?;
     drop(file);
     send(writer, &Frame::Answer(Answer::Started { shell: shell.to_owned() }))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let outputs = [
-        stdout.map(|pipe| pump(pipe, writer.clone(), Frame::Stdout)),
-        stderr.map(|pipe| pump(pipe, writer.clone(), Frame::Stderr)),
+        stdout.map(|pipe| Output::pump(pipe, writer.clone(), Frame::Stdout)),
+        stderr.map(|pipe| Output::pump(pipe, writer.clone(), Frame::Stderr)),
     ];
     let listener = std::thread::spawn({
         let children = children.clone();
         move || obey(requests, input, group, &children)
     });
     let code = children.wait(child.id());
-    for done in outputs.into_iter().flatten() {
-        // Background processes may hold the pipe for ever; what they say later is nobody's.
-        let _ = done.recv_timeout(OUTPUT_GRACE);
-    }
+    let by = Instant::now() + OUTPUT_GRACE;
+    outputs.iter().flatten().for_each(|output| output.drain(by));
     send(writer, &Frame::Answer(Answer::Exited { code, oom_killed: oom_killed() }))?;
     signal_group(group, libc::SIGKILL);
     let closed = writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown(std::net::Shutdown::Both);
@@ -151,23 +154,69 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
     Ok(())
 }
 
-/// Copies a pipe into frames; a slow helper stops the script by the pipe being full.
-fn pump(mut pipe: impl Read + Send + 'static, writer: Writer, frame: fn(Bytes) -> Frame) -> std::sync::mpsc::Receiver<()> {
-    let (done, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; MAX_OUTPUT];
-        loop {
-            match pipe.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) if send(&writer, &frame(Bytes::copy_from_slice(&buffer[..length]))).is_err() => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+/// Lets TERM reach a script, which would inherit our mask.
+fn unblock_terminate(command: &mut Command) {
+    let unblock = || {
+        // SAFETY: the set is initialised; the call changes the mask of the new process alone.
+        let failed = unsafe {
+            let set = terminate_set();
+            libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) != 0
+        };
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(unblock) };
+}
+
+/// Output of a script on its way to the helper.
+struct Output {
+    /// Closed at the end of the pipe.
+    ended: Receiver<()>,
+    /// Pieces taken from the pipe and pieces handed to the helper: odd while one is in our hands.
+    moves: Arc<AtomicU64>,
+}
+
+impl Output {
+    /// Copies a pipe into frames; a slow helper stops the script by the pipe being full.
+    fn pump(mut pipe: impl Read + Send + 'static, writer: Writer, frame: fn(Bytes) -> Frame) -> Self {
+        let (end, ended) = std::sync::mpsc::channel();
+        let output = Self { ended, moves: Arc::default() };
+        let moves = output.moves.clone();
+        std::thread::spawn(move || {
+            let _end = end;
+            let mut buffer = vec![0; MAX_OUTPUT];
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        moves.fetch_add(1, Ordering::AcqRel);
+                        if send(&writer, &frame(Bytes::copy_from_slice(&buffer[..length]))).is_err() {
+                            break;
+                        }
+                        moves.fetch_add(1, Ordering::AcqRel);
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
             }
+        });
+        output
+    }
+
+    /// Waits for the end of the pipe when its script has ended. Background processes may hold it for ever, and what
+    /// they say later is nobody's: it is given up when nothing comes or at `by`, but never with a piece in our hands,
+    /// however slow the helper is.
+    fn drain(&self, by: Instant) {
+        let mut before = None;
+        while self.ended.recv_timeout(OUTPUT_QUIET) == Err(RecvTimeoutError::Timeout) {
+            let now = self.moves.load(Ordering::Acquire);
+            let in_hand = now % 2 == 1;
+            if !in_hand && (before == Some(now) || Instant::now() > by) {
+                break;
+            }
+            before = Some(now);
         }
-        let _ = done.send(());
-    });
-    ended
+    }
 }
 
 /// Does what the helper asks while the script runs; a helper that is gone means the script has to go too.

@@ -266,6 +266,31 @@ async fn bytes_that_the_manager_wrote_stay_in_front() {
 }
 
 #[tokio::test]
+async fn a_script_hears_the_signal_that_ends_it() {
+    let trap = "trap 'echo \"heard it\"; exit 3' TERM";
+    let pod = Pod::new(&["grep SigBlk: /proc/self/status", trap, "echo started", "while :; do sleep 0.1; done"]).await;
+    let mut running = pod.start();
+    pod.gitlab.wait_for("the script's last line", |trace| trace.contains("\nstarted\n")).await;
+    pod.gitlab.set_job_status("canceling");
+    pod.join(&mut running).await;
+    let trace = pod.gitlab.trace();
+    assert!(trace.contains("\nheard it\n") && trace.contains("SigBlk:\t0000000000000000"), "{trace}");
+}
+
+#[tokio::test]
+async fn background_processes_that_hold_the_output_do_not_hold_the_job() {
+    // The second one is in a session of its own, so that it is not ended with its script.
+    let script = ["sleep 600 &", "setsid sleep 5 &", "(for i in 1 2 3; do sleep 0.1; echo late $i; done) &", "echo done"];
+    let pod = Pod::new(&script).await;
+    let begun = Instant::now();
+    let (run, _, _) = pod.join(&mut pod.start()).await;
+    let trace = pod.gitlab.trace();
+    assert_eq!(run, 0, "{trace}");
+    assert!(trace.contains("late 3"), "what comes at once is still taken: {trace}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_cancel_ends_the_script_and_runs_after_script() {
     let mut pod = Pod::new(&["echo started", "trap '' TERM", "while :; do sleep 1; done"]).await;
     pod.after_script("echo \"status $CI_JOB_STATUS\"");
