@@ -3,10 +3,11 @@
 use crate::cgroup::Cgroups;
 use crate::machine::Inner as Machine;
 use crate::mounts::View;
+use crate::namespaces::Held;
 use crate::pod::Inner as Pod;
 use crate::{Bind, ContainerSpec, Error, StartError, exec, files, mounts, oci, runtime, spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -67,22 +68,22 @@ fn start_in(pod: &Pod, spec: ContainerSpec, bundle: &Bundle) -> Result<(i32, Own
     for passed in [directory.parent().unwrap_or(directory), directory] {
         files::make_passable(passed, pod.machine.ids)?;
     }
-    let userns = std::fs::File::open(pod.namespaces.file("user")).map_err(Error::system("open the user namespace"))?;
-    let root = mount_root(&spec, directory, pod, userns.as_fd())?;
+    let namespaces = pod.namespaces.hold()?;
+    let root = mount_root(&spec, directory, pod, namespaces.user())?;
     let groups = pod.machine.cgroups.make(&bundle.cgroup)?;
-    let all = all_binds(&spec, pod, groups);
-    let binds = stage_binds(&all, directory, userns.as_fd())?;
+    let all = all_binds(&spec, pod, groups, &namespaces);
+    let binds = stage_binds(&all, directory, namespaces.user())?;
     make_working_directory(&spec.cwd, &root, &all, &binds, pod.machine.ids.base)?;
     let around = oci::Surroundings {
         root: &root,
-        namespaces: &pod.namespaces,
+        namespaces: &namespaces,
         cgroup: &bundle.cgroup,
         swap: pod.machine.cgroups.swap(),
         binds: &binds,
     };
     let config = directory.join("config.json");
     write_private(&config, oci::config(&spec, &around).to_string().as_bytes())?;
-    let started = run(directory, &format!("{}-{}", pod.id, spec.name), spec);
+    let started = run(directory, &format!("{}-{}", pod.id, spec.name), &namespaces, spec);
     // It holds the environment, which the process has by now.
     let _ = std::fs::remove_file(config);
     let pid = started?;
@@ -125,11 +126,11 @@ fn mount_root(spec: &ContainerSpec, directory: &Path, pod: &Pod, userns: Borrowe
 }
 
 /// Everything that is bound, in an order in which nothing hides what came before.
-fn all_binds(spec: &ContainerSpec, pod: &Pod, groups: Vec<(PathBuf, String)>) -> Vec<Bind> {
+fn all_binds(spec: &ContainerSpec, pod: &Pod, groups: Vec<(PathBuf, String)>, namespaces: &Held) -> Vec<Bind> {
     let plain =
         |source: &Path, target: PathBuf, read_only: bool| Bind { source: source.to_path_buf(), target, read_only, idmap: false };
     let mut all: Vec<Bind> = pod.shared.iter().map(|(source, target)| plain(source, target.clone(), false)).collect();
-    if !pod.namespaces.host_network() {
+    if namespaces.network().is_some() {
         let top = Path::new("/sys/fs/cgroup");
         all.extend(groups.iter().map(|(source, name)| plain(source, top.join(name), true)));
     }
@@ -208,12 +209,13 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Runs the copy of this program that creates the container; answers the number of its first process.
-fn run(directory: &Path, id: &str, spec: ContainerSpec) -> Result<i32, StartError> {
+fn run(directory: &Path, id: &str, namespaces: &Held, spec: ContainerSpec) -> Result<i32, StartError> {
     let program = spec.args[0].clone();
     let mut runtime = Command::new("/proc/self/exe")
         .arg(runtime::NAME)
         .arg(directory)
         .arg(id)
+        .args(namespaces.paths().into_iter().map(|(_, path)| path))
         .stdin(Stdio::null())
         .stdout(spec.stdout)
         .stderr(spec.stderr)

@@ -1,14 +1,17 @@
 //! The namespaces that the containers of a pod share: user, network, IPC, host name.
 //!
 //! A threaded process cannot enter a new user namespace, so a copy of this program makes them, waits until its parent
-//! has written the id maps and bound the namespaces to files, and ends. No process has to stay: the files, in our own
-//! mount namespace, keep the namespaces.
+//! has written the id maps and opened the namespaces, and ends. No process has to stay: our descriptors keep the
+//! namespaces. We decided against binding them to files: every container that starts gets a copy of all our mounts
+//! first, and so each mount of each running pod would make it start later.
 
 use crate::{Error, IdRange};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The hidden subcommand.
 pub(crate) const NAME: &str = "gantry-ns";
@@ -18,18 +21,47 @@ const MAPPED: u8 = b'm';
 const READY: u8 = b'r';
 const HELD: u8 = b'h';
 
-/// Files that hold a pod's namespaces.
-#[derive(Clone, Debug)]
+/// A pod's namespaces, until they are let go.
 pub(crate) struct Namespaces {
-    directory: PathBuf,
-    host_network: bool,
+    held: Mutex<Option<Arc<Held>>>,
+}
+
+/// Descriptors of namespaces.
+#[derive(Debug)]
+pub(crate) struct Held {
+    user: OwnedFd,
+    ipc: OwnedFd,
+    uts: OwnedFd,
+    /// `None` with the host's network.
+    network: Option<OwnedFd>,
+}
+
+impl Held {
+    /// The user namespace.
+    pub(crate) fn user(&self) -> BorrowedFd<'_> {
+        self.user.as_fd()
+    }
+
+    /// A path of the network namespace, as long as this is held; `None` with the host's network.
+    pub(crate) fn network(&self) -> Option<PathBuf> {
+        self.network.as_ref().map(path)
+    }
+
+    /// Each by its name in the OCI specification, with a path that other processes of this machine's root can open.
+    pub(crate) fn paths(&self) -> Vec<(&'static str, PathBuf)> {
+        let all =
+            [("user", Some(&self.user)), ("ipc", Some(&self.ipc)), ("uts", Some(&self.uts)), ("network", self.network.as_ref())];
+        all.into_iter().filter_map(|(name, descriptor)| Some((name, path(descriptor?)))).collect()
+    }
+}
+
+fn path(descriptor: &OwnedFd) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), descriptor.as_raw_fd()).into()
 }
 
 impl Namespaces {
     /// Makes them; blocking.
-    pub(crate) fn create(directory: &Path, hostname: &str, host_network: bool, ids: IdRange) -> Result<Self, Error> {
-        std::fs::create_dir_all(directory).map_err(Error::path("make", directory))?;
-        let namespaces = Self { directory: directory.to_path_buf(), host_network };
+    pub(crate) fn create(hostname: &str, host_network: bool, ids: IdRange) -> Result<Self, Error> {
         let network = if host_network { "host" } else { "own" };
         let mut child = Command::new("/proc/self/exe")
             .args([NAME, hostname, network])
@@ -38,72 +70,56 @@ impl Namespaces {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(Error::system("start a copy of this program"))?;
-        let made = namespaces.hold(&mut child, ids);
+        let made = hold(&mut child, host_network, ids);
         drop(child.stdin.take());
         let mut words = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             let _ = stderr.by_ref().take(4096).read_to_string(&mut words);
         }
         let ended = child.wait().map_err(Error::system("wait for a copy of this program"))?;
-        if let Err(error) = made {
-            namespaces.remove();
-            let message = if words.trim().is_empty() { error.to_string() } else { words.trim().to_owned() };
-            return Err(Error::Reexec { what: "make namespaces", message });
+        let failed = |message: &str| Error::Reexec { what: "make namespaces", message: message.to_owned() };
+        match made {
+            Ok(held) if ended.success() => Ok(Self { held: Mutex::new(Some(Arc::new(held))) }),
+            Err(error) if words.trim().is_empty() => Err(error),
+            Ok(_) | Err(_) => Err(failed(words.trim())),
         }
-        if !ended.success() {
-            namespaces.remove();
-            return Err(Error::Reexec { what: "make namespaces", message: words.trim().to_owned() });
-        }
-        Ok(namespaces)
     }
 
-    fn hold(&self, child: &mut Child, ids: IdRange) -> Result<(), Error> {
-        let pid = child.id();
-        let (Some(input), Some(output)) = (child.stdin.as_mut(), child.stdout.as_mut()) else {
-            return Err(Error::Reexec { what: "make namespaces", message: "no pipes".to_owned() });
-        };
-        expect(output, UNSHARED).map_err(Error::system("make a user namespace"))?;
-        for file in ["uid_map", "gid_map"] {
-            let path = PathBuf::from(format!("/proc/{pid}/{file}"));
-            std::fs::write(&path, format!("0 {} {}\n", ids.base, ids.size)).map_err(Error::path("write", &path))?;
-        }
-        input.write_all(&[MAPPED]).map_err(Error::system("speak to a copy of this program"))?;
-        expect(output, READY).map_err(Error::system("make namespaces"))?;
-        for name in self.names() {
-            let file = self.file(name);
-            std::fs::write(&file, "").map_err(Error::path("make", &file))?;
-            let source = PathBuf::from(format!("/proc/{pid}/ns/{name}"));
-            rustix::mount::mount_bind(&source, &file).map_err(Error::errno(format!(
-                "hold namespace {} at {}",
-                source.display(),
-                file.display()
-            )))?;
-        }
-        input.write_all(&[HELD]).map_err(Error::system("speak to a copy of this program"))
-    }
-
-    fn names(&self) -> impl Iterator<Item = &'static str> {
-        let host_network = self.host_network;
-        ["user", "ipc", "uts", "net"].into_iter().filter(move |name| !(host_network && *name == "net"))
-    }
-
-    /// The file that holds a namespace (`user`, `net`, `ipc`, `uts`).
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    /// Whether the pod uses the host's network.
-    pub(crate) fn host_network(&self) -> bool {
-        self.host_network
+    /// Keeps them at least as long as the answer is kept.
+    ///
+    /// # Errors
+    /// When they were let go.
+    pub(crate) fn hold(&self) -> Result<Arc<Held>, Error> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.ok_or_else(|| Error::Reexec { what: "enter namespaces", message: "the pod was removed".to_owned() })
     }
 
     /// Lets go of them.
-    pub(crate) fn remove(&self) {
-        for name in ["user", "ipc", "uts", "net"] {
-            crate::mounts::detach(&self.file(name));
-        }
-        let _ = std::fs::remove_dir_all(&self.directory);
+    pub(crate) fn release(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+fn hold(child: &mut Child, host_network: bool, ids: IdRange) -> Result<Held, Error> {
+    let pid = child.id();
+    let (Some(input), Some(output)) = (child.stdin.as_mut(), child.stdout.as_mut()) else {
+        return Err(Error::Reexec { what: "make namespaces", message: "no pipes".to_owned() });
+    };
+    expect(output, UNSHARED).map_err(Error::system("make a user namespace"))?;
+    for file in ["uid_map", "gid_map"] {
+        let path = PathBuf::from(format!("/proc/{pid}/{file}"));
+        std::fs::write(&path, format!("0 {} {}\n", ids.base, ids.size)).map_err(Error::path("write", &path))?;
+    }
+    input.write_all(&[MAPPED]).map_err(Error::system("speak to a copy of this program"))?;
+    expect(output, READY).map_err(Error::system("make namespaces"))?;
+    let open = |name: &str| {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/{name}"));
+        std::fs::File::open(&path).map(OwnedFd::from).map_err(Error::path("open namespace", &path))
+    };
+    let network = if host_network { None } else { Some(open("net")?) };
+    let held = Held { user: open("user")?, ipc: open("ipc")?, uts: open("uts")?, network };
+    input.write_all(&[HELD]).map_err(Error::system("speak to a copy of this program"))?;
+    Ok(held)
 }
 
 fn expect(input: &mut impl Read, word: u8) -> std::io::Result<()> {
@@ -150,7 +166,6 @@ fn make() -> Result<(), String> {
 }
 
 fn loopback_up() -> std::io::Result<()> {
-    use rustix::fd::AsRawFd;
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -1,8 +1,8 @@
 //! A container as the OCI runtime specification writes it (`config.json`), and the capabilities in it.
 
 use crate::cgroup::Swap;
-use crate::namespaces::Namespaces;
-use crate::{Capabilities, ContainerSpec, Resources};
+use crate::namespaces::Held;
+use crate::{Capabilities, ContainerSpec, Resources, runtime};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ pub(crate) struct Surroundings<'a> {
     /// Where its root filesystem is mounted.
     pub(crate) root: &'a Path,
     /// Its pod's namespaces.
-    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) namespaces: &'a Held,
     /// Its control group.
     pub(crate) cgroup: &'a str,
     /// How swap is kept from it.
@@ -146,18 +146,11 @@ pub(crate) fn config(spec: &ContainerSpec, around: &Surroundings<'_>) -> Value {
     })
 }
 
-fn namespaces(shared: &Namespaces) -> Value {
-    let mut list = vec![
-        json!({"type": "user", "path": shared.file("user")}),
-        json!({"type": "ipc", "path": shared.file("ipc")}),
-        json!({"type": "uts", "path": shared.file("uts")}),
-        json!({"type": "pid"}),
-        json!({"type": "mount"}),
-        json!({"type": "cgroup"}),
-    ];
-    if !shared.host_network() {
-        list.push(json!({"type": "network", "path": shared.file("net")}));
-    }
+fn namespaces(shared: &Held) -> Value {
+    let shared = shared.paths().into_iter().enumerate();
+    let mut list: Vec<Value> =
+        shared.map(|(number, (name, _))| json!({"type": name, "path": runtime::namespace(number)})).collect();
+    list.extend([json!({"type": "pid"}), json!({"type": "mount"}), json!({"type": "cgroup"})]);
     Value::Array(list)
 }
 
@@ -171,12 +164,12 @@ fn mounts(around: &Surroundings<'_>) -> Value {
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
     ];
     // Only who owns the network namespace may mount a sysfs of it.
-    list.push(if around.namespaces.host_network() {
+    list.push(if around.namespaces.network().is_none() {
         json!({"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind"]})
     } else {
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]})
     });
-    if !around.namespaces.host_network() {
+    if around.namespaces.network().is_some() {
         list.push(json!({"destination": "/sys/fs/cgroup", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "noexec", "nodev", "mode=755", "size=64k"]}));
     }

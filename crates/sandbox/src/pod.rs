@@ -52,16 +52,13 @@ impl Pod {
             let (machine, options) = (machine.clone(), options.clone());
             blocking(move || {
                 files::make_passable(&options.run_dir, machine.ids)?;
-                let place = options.run_dir.join("ns");
-                Namespaces::create(&place, &options.hostname, options.host_network, machine.ids)
+                Namespaces::create(&options.hostname, options.host_network, machine.ids)
             })
             .await?
         };
-        let link = if options.host_network {
-            None
-        } else {
-            let connected = machine.network.connect(&namespaces.file("net")).await;
-            Some(connected.inspect_err(|_| namespaces.remove())?)
+        let link = match namespaces.hold()?.network() {
+            Some(network) => Some(machine.network.connect(&network).await?),
+            None => None,
         };
         let address = link.as_ref().map(|link| link.address);
         let made = {
@@ -152,7 +149,7 @@ impl Pod {
         let inner = self.inner.clone();
         blocking(move || {
             let removed = inner.machine.cgroups.remove(&Cgroups::path(&[&inner.machine.instance, &inner.id]));
-            inner.namespaces.remove();
+            inner.namespaces.release();
             mounts::detach_below(&inner.directory)?;
             inner.machine.forget(&inner.id);
             removed.map(|_| ())

@@ -179,12 +179,14 @@ async fn dropped_when<T>(work: impl Future<Output = T>, what: &str, holds: impl 
 }
 
 async fn what_a_dropped_future_made_is_removed(bench: Bench) {
-    let mut options = bench.options("dropped");
-    let namespaces = options.run_dir.join("ns");
-    // Host networking would make it end too soon to be dropped.
-    options.host_network = false;
-    assert!(dropped_when(bench.machine.create_pod(options), "namespaces are made", || namespaces.exists()).await);
-    until("the pod is removed", || !namespaces.exists()).await;
+    let options = bench.options("dropped");
+    let (directory, hosts) = (options.run_dir.clone(), options.run_dir.join("etc/hosts"));
+    assert!(dropped_when(bench.machine.create_pod(options), "the pod is begun", || directory.exists()).await);
+    // It is connected before it has files, and disconnected when it is removed.
+    until("the pod is removed", || {
+        hosts.exists() && !machine_state::left_behind().iter().any(|one| one.contains("interface gv"))
+    })
+    .await;
 
     let pod = bench.pod("p").await;
     let bundle = bench.options("p").run_dir.join("containers/a");
