@@ -24,7 +24,11 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
         Some(version) if version > 0 && !initial => WatchFrom::Version(version),
         _ => WatchFrom::Now,
     };
-    let mut events = store.watch(kind, request.target.namespace.as_deref(), request.query.selectors()?, from)?;
+    let mut events = match store.watch(kind, request.target.namespace.as_deref(), request.query.selectors()?, from) {
+        Ok(events) => events,
+        // As an event, like Kubernetes: clients take a refused request for a passing trouble and ask the same again.
+        Err(error) => return answer(Body::from(error_line(&error))),
+    };
     let bookmarks = request.query.is_true("allowWatchBookmarks");
     let limit = request.query.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
     let mut form = Form::of(request);
@@ -51,7 +55,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
                     None => return,
                     Some(Ok(event)) => line(&json!({"type": event.word(), "object": form.show(kind, event.object())})),
                     Some(Err(error)) => {
-                        let _ = sender.send(Ok(line(&json!({"type": "ERROR", "object": error.to_status()})))).await;
+                        let _ = sender.send(Ok(error_line(&error))).await;
                         return;
                     }
                 },
@@ -62,7 +66,10 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
             }
         }
     });
-    let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    answer(Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver)))
+}
+
+fn answer(body: Body) -> Result<Response, ApiError> {
     Response::builder()
         .header("content-type", "application/json")
         .body(body)
@@ -88,6 +95,10 @@ impl Form {
         rows["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
         Cow::Owned(rows)
     }
+}
+
+fn error_line(error: &ApiError) -> Bytes {
+    line(&json!({"type": "ERROR", "object": error.to_status()}))
 }
 
 fn line(value: &Value) -> Bytes {

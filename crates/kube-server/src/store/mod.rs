@@ -16,7 +16,7 @@ use crate::{ApiError, Kind, Selectors, defaults, validate};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 use watch::Change;
 
@@ -59,12 +59,14 @@ impl Default for Store {
 }
 
 impl Store {
-    /// A store with the namespaces `default` and `kube-system`.
+    /// A store with the namespaces `default` and `kube-system`. Its versions begin behind those of every store before
+    /// it (they are microseconds at first), so that who watched that one lists again and takes nothing for unchanged.
     pub fn new() -> Self {
         let (changes, _) = broadcast::channel(HISTORY);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let inner = Inner {
             objects: BTreeMap::new(),
-            version: 0,
+            version: u64::try_from(since.as_micros()).unwrap_or_default(),
             history: VecDeque::new(),
             history_bytes: 0,
             events_swept: Instant::now(),
