@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 const HELPER_IMAGE: &str = "gantry-helper";
 /// Longest log of a job, in KiB: here the disk is the user's own, so it is far above GitLab's 4 MiB.
 const OUTPUT_LIMIT_KIB: u64 = 1024 * 1024;
+/// Jobs at once on a machine of few cores: most jobs wait more than they compute.
+const JOBS_AT_ONCE: u32 = 6;
 /// How long the manager has to clean up at the end.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
@@ -36,31 +38,28 @@ pub struct Started {
 }
 
 impl Started {
-    /// Starts all parts, the pipeline last.
+    /// Makes the pipeline, then starts all parts: what is wrong with it is told before anything runs.
     ///
     /// # Errors
-    /// When a part cannot start.
-    pub async fn start(
-        arguments: &CiArguments,
-        snapshot: &Snapshot,
-        compiled: ci_yaml::Compiled,
-        work: &Path,
-    ) -> Result<Self> {
+    /// When a named job is not there, or a part cannot start; nothing is left then.
+    pub async fn start(arguments: &CiArguments, snapshot: &Snapshot, compiled: ci_yaml::Compiled, work: &Path) -> Result<Self> {
+        let coordinator = Coordinator::open(&work.join("coordinator")).context("failed to start the coordinator")?;
+        let token = coordinator.register_runner("gantry ci")?;
+        let project = coordinator.create_project(&project_path(snapshot), &snapshot.repository)?;
+        let pipeline = coordinator.create_pipeline(NewPipeline {
+            context: PipelineContext { project, ..context(snapshot, arguments) },
+            pipeline: compiled.pipeline,
+            only: arguments.jobs.clone(),
+        })?;
         let node = Node::start(local_node::options(&arguments.host_paths)?).await.context("failed to start the node")?;
         tell_node(&node);
-        let coordinator = Coordinator::open(&work.join("coordinator")).context("failed to start the coordinator")?;
-        let listener = tokio::net::TcpListener::bind((node.gateway(), 0)).await.context("failed to listen for pods")?;
-        let address = listener.local_addr().context("failed to listen for pods")?;
-        node.allow_port(address.port());
-        let url = format!("http://{address}");
-        coordinator.set_url(&url);
-        let router = coordinator.router();
-        let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(error = %error, "the coordinator stopped serving");
+        let (url, server) = match serve(&coordinator, &node).await {
+            Ok(serving) => serving,
+            Err(error) => {
+                node.shutdown().await;
+                return Err(error);
             }
-        });
-        let token = coordinator.register_runner("gantry ci")?;
+        };
         let stop = CancellationToken::new();
         let client = kube::Client::new(kube_server::memory::connect(node.router()), "default");
         let manager = tokio::spawn(manager::run(manager::Options {
@@ -71,13 +70,6 @@ impl Started {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stop: stop.clone(),
         }));
-        let path = project_path(snapshot);
-        let project = coordinator.create_project(&path, &snapshot.repository)?;
-        let pipeline = coordinator.create_pipeline(NewPipeline {
-            context: PipelineContext { project, ..context(snapshot, arguments) },
-            pipeline: compiled.pipeline,
-            only: arguments.jobs.clone(),
-        })?;
         Ok(Self { coordinator, pipeline, node, sha: snapshot.sha.clone(), stop, manager, server })
     }
 
@@ -120,6 +112,22 @@ impl Started {
     }
 }
 
+/// Serves the coordinator to this node's pods; answers its address.
+async fn serve(coordinator: &Coordinator, node: &Node) -> Result<(String, JoinHandle<()>)> {
+    let listener = tokio::net::TcpListener::bind((node.gateway(), 0)).await.context("failed to listen for pods")?;
+    let address = listener.local_addr().context("failed to listen for pods")?;
+    node.allow_port(address.port());
+    let url = format!("http://{address}");
+    coordinator.set_url(&url);
+    let router = coordinator.router();
+    let server = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(error = %error, "the coordinator stopped serving");
+        }
+    });
+    Ok((url, server))
+}
+
 fn tell_node(node: &Node) {
     let swept = node.swept();
     if swept.instances > 0 {
@@ -149,7 +157,7 @@ fn config(arguments: &CiArguments, url: &str, token: &str) -> runner_config::Con
         ..runner_config::Runner::default()
     };
     runner_config::Config {
-        concurrent: u32::try_from(cores * 2).unwrap_or(4).max(4),
+        concurrent: u32::try_from(cores * 2).unwrap_or(JOBS_AT_ONCE).max(JOBS_AT_ONCE),
         check_interval: 1,
         runners: vec![runner],
         ..runner_config::Config::default()
