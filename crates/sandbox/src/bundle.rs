@@ -193,7 +193,12 @@ fn make_below(root: &Path, path: &Path, owner: u32) -> Result<(), Error> {
         if open(&walked).is_ok() {
             continue;
         }
-        rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)).map_err(Error::errno(what()))?;
+        match rustix::fs::mkdirat(&parent, part.as_os_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) => {}
+            // Another container that starts at the same time has made it.
+            Err(Errno::EXIST) => continue,
+            Err(error) => return Err(Error::errno(what())(error)),
+        }
         let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(&parent, part.as_os_str(), Some(uid), Some(gid), flags).map_err(Error::errno(what()))?;

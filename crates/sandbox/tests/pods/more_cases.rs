@@ -28,6 +28,8 @@ pub fn all() -> Vec<Case> {
         removed_containers_are_forgotten,
         two_containers_of_one_name_are_refused_and_harm_each_other_not,
         real_time_signals_arrive,
+        a_pod_can_use_the_network_of_this_machine,
+        containers_that_start_together_make_one_working_directory,
         programs_begin_with_few_open_files,
     ]
 }
@@ -302,5 +304,34 @@ async fn programs_begin_with_few_open_files(bench: Bench) {
     let mut output = String::new();
     exec.stdout.read_to_string(&mut output).await.unwrap();
     assert_eq!(output, expected);
+    pod.remove().await.unwrap();
+}
+
+async fn a_pod_can_use_the_network_of_this_machine(bench: Bench) {
+    let options = sandbox::PodOptions { host_network: true, ..bench.options("p") };
+    let pod = bench.machine.create_pod(options).await.unwrap();
+    assert_eq!(pod.ip(), None);
+    let (exit, output) = bench.sh(&pod, "a", "cat /proc/net/dev; hostname; id -u").await;
+    assert!(exit.code == 0 && output.contains(&format!("gy{}", bench.machine.instance())), "{output}");
+    assert!(output.ends_with("\np\n0\n"), "{output}");
+    pod.remove().await.unwrap();
+}
+
+async fn containers_that_start_together_make_one_working_directory(bench: Bench) {
+    let pod = bench.pod("p").await;
+    let volume = bench.volume("builds", (0, 0), 0o777);
+    for round in 0..5 {
+        let starts = ["a", "b", "c", "d"].map(|name| {
+            let mut spec = bench.spec(name, &["true"]);
+            spec.cwd = format!("/builds/{round}/1/2/3/4");
+            spec.binds.push(volume.clone());
+            pod.start(spec)
+        });
+        for started in futures::future::join_all(starts).await {
+            let container = started.unwrap();
+            assert_eq!(container.wait().await.code, 0);
+            container.remove().await;
+        }
+    }
     pod.remove().await.unwrap();
 }
