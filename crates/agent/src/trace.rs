@@ -19,8 +19,11 @@ use tokio::time::Instant;
 const PATCH: usize = 1024 * 1024;
 /// Interval until the server names one.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// After this silence the server is told that the job lives (row "touch job").
+/// After this silence at the latest the server is told that the job lives (row "touch job").
 const TOUCH: Duration = Duration::from_secs(30);
+/// A server that wants to hear often is asked as often, in its intervals: somebody watches, and may press cancel, which
+/// a silent job learns of by asking only.
+const TOUCH_INTERVALS: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A script has to wait when this much of its output is not sent yet, so that a job cannot fill the disk.
@@ -145,16 +148,16 @@ impl Trace {
 
     /// Sends until it is dropped; meant for a task of its own.
     pub async fn send(&self, owner: &Owner) {
-        let (mut interval, mut last_call) = (INTERVAL, Instant::now());
+        let (mut interval, mut touch, mut last_call) = (INTERVAL, TOUCH, Instant::now());
         let mut retry = FIRST_RETRY;
         loop {
-            let wait = if self.unsent() { Duration::ZERO } else { TOUCH.saturating_sub(last_call.elapsed()) };
+            let wait = if self.unsent() { Duration::ZERO } else { touch.saturating_sub(last_call.elapsed()) };
             if !wait.is_zero() {
                 tokio::select! { () = self.shared.grown.notified() => {}, () = tokio::time::sleep(wait) => {} }
             }
             let called = if self.unsent() {
                 self.patch(owner).await
-            } else if last_call.elapsed() >= TOUCH {
+            } else if last_call.elapsed() >= touch {
                 self.touch(owner).await.map(Some)
             } else {
                 continue;
@@ -163,7 +166,9 @@ impl Trace {
                 Ok(None) => {}
                 Ok(Some(hints)) => {
                     (last_call, retry) = (Instant::now(), FIRST_RETRY);
-                    interval = hints.update_interval.unwrap_or(interval);
+                    if let Some(named) = hints.update_interval {
+                        (interval, touch) = (named, (named * TOUCH_INTERVALS).min(TOUCH));
+                    }
                     // A backlog of more than one patch does not wait for the next tick: the log of a fast job would
                     // lag for minutes.
                     if self.backlog() < PATCH as u64 {

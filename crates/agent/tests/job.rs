@@ -291,6 +291,18 @@ async fn background_processes_that_hold_the_output_do_not_hold_the_job() {
 }
 
 #[tokio::test]
+async fn a_silent_job_learns_of_its_cancel_as_soon_as_the_server_wants_to_hear() {
+    let pod = Pod::new(&["sleep 600"]).await;
+    let mut running = pod.start();
+    pod.gitlab.wait_for("the script's last line", |trace| trace.contains("$ sleep 600")).await;
+    pod.gitlab.set_job_status("canceling");
+    let begun = Instant::now();
+    let (_, _, verdict) = pod.join(&mut running).await;
+    assert_eq!(verdict.failure_reason.as_deref(), Some("job_canceled"));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_cancel_ends_the_script_and_runs_after_script() {
     let mut pod = Pod::new(&["echo started", "trap '' TERM", "while :; do sleep 1; done"]).await;
     pod.after_script("echo \"status $CI_JOB_STATUS\"");
