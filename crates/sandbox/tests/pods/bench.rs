@@ -36,14 +36,12 @@ pub fn run(only: Option<&str>) -> ExitCode {
     let mut failed = 0;
     for (name, case) in &cases {
         let before = machine_state::mounts();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(async {
-                let bench = Bench::new().await;
-                let machine = bench.machine.clone();
-                case(bench).await;
-                machine.close().await;
-            });
-        }));
+        let (bench, keep) = runtime.block_on(Bench::new());
+        let machine = bench.machine.clone();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(case(bench))));
+        // Also after a case that failed: nobody else would find what it made.
+        runtime.block_on(machine.close());
+        drop(keep);
         let mut left = machine_state::left_behind();
         left.extend(machine_state::mounts().difference(&before).cloned());
         let well = outcome.is_ok() && left.is_empty();
@@ -75,16 +73,14 @@ pub fn abandon(run: &str) -> ExitCode {
 pub struct Bench {
     pub machine: Machine,
     pub directory: PathBuf,
-    _keep: Option<tempfile::TempDir>,
 }
 
 impl Bench {
-    async fn new() -> Self {
+    /// The directory goes with the second part.
+    async fn new() -> (Self, tempfile::TempDir) {
         let keep = tempfile::tempdir().expect("a directory");
         std::fs::set_permissions(keep.path(), std::fs::Permissions::from_mode(0o711)).expect("open");
-        let mut bench = Self::at(keep.path()).await;
-        bench._keep = Some(keep);
-        bench
+        (Self::at(keep.path()).await, keep)
     }
 
     pub async fn at(directory: &Path) -> Self {
@@ -102,7 +98,7 @@ impl Bench {
             let _ = std::os::unix::fs::symlink(format!("usr/{link}"), skeleton.join(link));
         }
         let _ = std::fs::write(skeleton.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n");
-        Self { machine, directory: directory.to_path_buf(), _keep: None }
+        Self { machine, directory: directory.to_path_buf() }
     }
 
     pub async fn pod(&self, id: &str) -> Pod {
