@@ -5,6 +5,7 @@ use crate::kubelet::Kubelet;
 use crate::logs::{self, reader::Selection, reader::read};
 use crate::pod::PodHandle;
 use crate::status::State;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube_server::backend::LogStream;
@@ -23,18 +24,9 @@ impl Backend {
     fn open_log(&self, pod: &PodRef, options: &LogOptions) -> Result<LogStream, ApiError> {
         let handle = self.pod(pod)?;
         let container = &options.container;
-        let log = handle.log(container, options.previous).ok_or_else(|| {
-            if options.previous {
-                let sentence = format!("previous terminated container \"{container}\" in pod \"{}\" not found", pod.name);
-                return ApiError::bad_request(sentence);
-            }
-            let why = match handle.record().state(container) {
-                State::Waiting { reason, message } if message.is_empty() => reason.to_owned(),
-                State::Waiting { reason, message } => format!("{reason}: {message}"),
-                State::Running { .. } | State::Terminated(_) => "it has no log".to_owned(),
-            };
-            ApiError::bad_request(format!("container \"{container}\" in pod \"{}\" is waiting to start: {why}", pod.name))
-        })?;
+        let Some(log) = handle.log(container, options.previous) else {
+            return without_log(pod, options, handle.record().state(container));
+        };
         let selection = Selection {
             follow: options.follow,
             tail_lines: options.tail_lines,
@@ -64,6 +56,21 @@ impl Backend {
             exit: session.exit,
         })
     }
+}
+
+/// The answer where nothing was ever written: a container that could not be started has an empty log, as everywhere.
+fn without_log(pod: &PodRef, options: &LogOptions, state: State) -> Result<LogStream, ApiError> {
+    let (container, pod) = (&options.container, &pod.name);
+    let why = match state {
+        _ if options.previous => {
+            let sentence = format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
+            return Err(ApiError::bad_request(sentence));
+        }
+        State::Waiting { reason, message } if message.is_empty() => reason.to_owned(),
+        State::Waiting { reason, message } => format!("{reason}: {message}"),
+        State::Running { .. } | State::Terminated(_) => return Ok(futures::stream::empty().boxed()),
+    };
+    Err(ApiError::bad_request(format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}")))
 }
 
 /// The time a log is wanted from, as it stands in the log.

@@ -58,10 +58,14 @@ pub async fn a_script_fails_with_its_exit_code_and_message(bench: &Bench) {
 }
 
 pub async fn a_program_that_does_not_exist_is_a_start_error(bench: &Bench) {
-    let (pod, _) = bench.script("nothing", "", json!({"container.command": ["no-such-program"]})).await;
+    bench.create("nothing", json!({"containers": [{"name": "a", "image": "host", "command": ["no-such-program"]}]})).await;
+    let pod = bench.ended("nothing").await;
     let (code, reason, message) = end(&pod, "a");
     assert_eq!((phase(&pod), code, reason.as_str()), ("Failed", 128, "StartError"));
     assert!(message.contains("no-such-program"), "{message}");
+    assert_eq!(bench.log("nothing", "a").await, "", "what never ran has an empty log");
+    bench.delete("nothing", 0).await;
+    bench.gone("nothing").await;
 }
 
 pub async fn too_much_memory_is_oom_killed(bench: &Bench) {
