@@ -120,10 +120,8 @@ impl Bench {
         let kubeconfig = directory.path().join("kubeconfig");
         let kept = [0; 2].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let ports = [0, 1].map(|index: usize| kept[index].local_addr().unwrap().port());
-        let mut command = gantry();
-        command.args(["node", "--listen", "127.0.0.1:0", "--kubeconfig"]).arg(&kubeconfig);
-        command.args(ports.iter().flat_map(|port| ["--allow-port".to_owned(), port.to_string()]));
-        let mut node = Program::start(command, &directory.path().join("node.log"));
+        let log = directory.path().join("node.log");
+        let mut node = Program::start(node_command("127.0.0.1:0", &kubeconfig, ports), &log);
         // The node says so when all of it is ready.
         wait_for("the node", || (node.output().contains("the node is ready") || node.has_ended()).then_some(()));
         if node.has_ended() {
@@ -136,6 +134,18 @@ impl Bench {
         let client = runtime.block_on(client(&kubeconfig));
         let gateway = runtime.block_on(gateway(&client));
         Some(Self { node, directory, kubeconfig, ports, gateway, runtime, client, _kept: kept, _turn: turn })
+    }
+
+    /// Kills the node and starts another one in its place.
+    pub fn another_node(&mut self) {
+        let text = self.node.output();
+        let (_, after) = text.split_once("the node is ready address=").unwrap();
+        let address = after.split_whitespace().next().unwrap().to_owned();
+        self.node.signal(Signal::KILL);
+        self.node.ends_within(PATIENCE);
+        let log = self.path("another-node.log");
+        self.node = Program::start(node_command(&address, &self.kubeconfig, self.ports), &log);
+        wait_for("another node", || self.node.output().contains("the node is ready").then_some(()));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -164,6 +174,13 @@ impl Bench {
         let phase = pods[0].status.as_ref().and_then(|status| status.phase.clone());
         (pods[0].metadata.name.clone().unwrap(), phase.unwrap_or_default())
     }
+}
+
+fn node_command(listen: &str, kubeconfig: &Path, ports: [u16; 2]) -> Command {
+    let mut command = gantry();
+    command.args(["node", "--listen", listen, "--kubeconfig"]).arg(kubeconfig);
+    command.args(ports.iter().flat_map(|port| ["--allow-port".to_owned(), port.to_string()]));
+    command
 }
 
 async fn client(kubeconfig: &Path) -> kube::Client {

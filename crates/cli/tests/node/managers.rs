@@ -57,7 +57,7 @@ fn a_killed_manager_costs_no_job_and_leaves_nothing_behind() {
     let gitlab = GitLab::start(&bench, "");
     let mut first = gitlab.manager("first.log");
     let script = format!("echo begun\n{}\nexit 7", gitlab.gate());
-    let (ends_alone, ends_with_another) = (gitlab.job(&script), gitlab.job("echo begun\nsleep 1000"));
+    let (ends_alone, ends_with_another) = (gitlab.job(&script), gitlab.job("echo begun\nwhile true; do echo .; sleep 0.2; done"));
     gitlab.prints(ends_alone, "begun");
     gitlab.prints(ends_with_another, "begun");
     first.signal(Signal::KILL);
@@ -89,4 +89,21 @@ fn a_job_that_takes_too_much_memory_is_told_to_raise_its_limit() {
     assert!(trace.contains("the kernel killed a process for lack of memory, raise the memory limit"), "{trace}");
     assert!(!trace.contains("\nnot reached"), "{trace}");
     bench.is_clean();
+}
+
+#[test]
+fn a_manager_sees_that_its_node_died_with_the_pods() {
+    let Some(mut bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let manager = gitlab.manager("manager.log");
+    let job = gitlab.job("echo begun\nsleep 1000");
+    gitlab.prints(job, "begun");
+    drop(gitlab);
+    // GitLab's address goes with the node here, so that only the manager can say what it has found.
+    bench.another_node();
+    wait_for("the verdict", || manager.output().contains("job ended, telling GitLab").then_some(()));
+    let text = manager.output();
+    let verdict = text.lines().find(|line| line.contains("telling GitLab")).unwrap();
+    assert!(verdict.contains("state=\"failed\" reason=\"runner_system_failure\""), "{verdict}");
+    assert!(!text.contains(" ERROR "), "{text}");
 }
