@@ -16,7 +16,9 @@ pub(crate) use inside::main;
 use crate::spec::{ExecSpec, User};
 use crate::{Error, StartError};
 use futures::future::BoxFuture;
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::CapabilitySet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -24,10 +26,11 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use terminal::Terminal;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::process::Child;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use wire::{Reply, Request};
 
 /// The hidden subcommand.
@@ -79,22 +82,18 @@ pub(crate) async fn start(target: Target, spec: ExecSpec) -> Result<Exec, StartE
     let (control, theirs) = UnixStream::pair().map_err(Error::system("make a socket"))?;
     let streams = if request.tty { None } else { Some(streams()?) };
     let (ours, passed) = streams.unzip();
-    let mut helper = helper(theirs)?;
-    let asked = tokio::task::spawn_blocking(move || ask(control, &request, passed.as_ref()));
+    let (ended, end) = oneshot::channel();
+    tokio::spawn(reap(helper(theirs)?, end));
+    let asked = tokio::task::spawn_blocking(move || ask(control, &request, passed.as_ref(), ended));
     let asked = asked.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-    let (control, reply, mut descriptors) = match asked {
-        Ok(asked) => asked,
-        Err(error) => {
-            let _ = helper.start_kill();
-            return Err(Error::system(format!("run {name:?} in a container"))(error).into());
-        }
-    };
+    let (control, reply, mut descriptors) = asked.map_err(Error::system(format!("run {name:?} in a container")))?;
     match reply {
         Reply::Started => {}
         Reply::NotFound => return Err(StartError::CommandNotFound(name)),
         Reply::CannotRun(message) => return Err(StartError::CannotRun(message)),
+        Reply::Forked => return Err(StartError::CannotRun("the program was announced twice".to_owned())),
     }
-    let exit: BoxFuture<'static, i32> = Box::pin(exit(control, helper));
+    let exit: BoxFuture<'static, i32> = Box::pin(exit(control));
     match (ours, descriptors.pop()) {
         (Some([stdin, stdout, stderr]), None) => piped(stdin, stdout, stderr, exit),
         (None, Some(master)) => on_terminal(master, exit),
@@ -123,26 +122,50 @@ fn streams() -> Result<Streams, Error> {
     Ok(([stdin, stdout, stderr], [input, output, errors]))
 }
 
-/// Sends the request and waits for the answer.
+/// Sends the request and waits for the answer; tells the program's process as soon as there is one.
 fn ask(
     control: UnixStream,
     request: &Request,
     passed: Option<&[OwnedFd; 3]>,
+    process: oneshot::Sender<OwnedFd>,
 ) -> std::io::Result<(tokio::net::UnixStream, Reply, Vec<OwnedFd>)> {
     control.set_read_timeout(Some(PATIENCE))?;
     control.set_write_timeout(Some(PATIENCE))?;
     let passed: Vec<_> = passed.into_iter().flatten().map(|descriptor| descriptor.as_fd()).collect();
     wire::send(&control, request, &passed)?;
-    let (reply, descriptors) = wire::receive(&control)?;
+    let (mut reply, mut descriptors) = wire::receive(&control)?;
+    if let (Reply::Forked, Some(forked)) = (&reply, descriptors.pop()) {
+        let _ = process.send(forked);
+        (reply, descriptors) = wire::receive(&control)?;
+    }
     control.set_nonblocking(true)?;
     Ok((tokio::net::UnixStream::from_std(control)?, reply, descriptors))
 }
 
-/// The exit code comes over the socket; the copy's own end says only that it is gone.
-async fn exit(mut control: tokio::net::UnixStream, mut helper: Child) -> i32 {
-    let code = control.read_i32_le().await.unwrap_or(KILLED);
+/// The code comes over the socket, whose end without one means that the copy was killed, and the program with it.
+async fn exit(mut control: tokio::net::UnixStream) -> i32 {
+    control.read_i32_le().await.unwrap_or(KILLED)
+}
+
+/// Waits for the copy, whoever has lost interest in the program. When the copy was killed, its child is ours, because
+/// we are a subreaper; until it is waited for, the container's process namespace cannot end.
+async fn reap(mut helper: Child, process: oneshot::Receiver<OwnedFd>) {
     let _ = helper.wait().await;
-    code
+    let Ok(process) = process.await else { return };
+    // SAFETY: the descriptor is owned, moved in, and never replaced, so it stays the one that was registered.
+    let Ok(process) = (unsafe { AsyncFd::register(process) }) else { return };
+    loop {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match rustix::process::waitid(WaitId::PidFd(process.get_ref().as_fd()), options) {
+            Ok(None) | Err(Errno::INTR | Errno::AGAIN) => {}
+            // Waited for now, or by the copy before.
+            Ok(Some(_)) | Err(_) => return,
+        }
+        match process.readable().await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => return,
+        }
+    }
 }
 
 fn piped(stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, exit: BoxFuture<'static, i32>) -> Result<Exec, StartError> {
@@ -252,7 +275,8 @@ mod tests {
 
     #[test]
     fn what_is_not_said_comes_from_the_container() {
-        let made = request(target(), ExecSpec { env: vec![("A".to_owned(), "2".to_owned())], tty: true, ..spec(&["sh"]) }).unwrap();
+        let made =
+            request(target(), ExecSpec { env: vec![("A".to_owned(), "2".to_owned())], tty: true, ..spec(&["sh"]) }).unwrap();
         let env: Vec<_> = made.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(env, ["PATH=/bin", "TERM=xterm", "A=2"]);
         assert_eq!((made.uid, made.gid, made.groups, made.cwd.as_str()), (5, 6, vec![7], "/"));

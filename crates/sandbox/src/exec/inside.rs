@@ -61,12 +61,14 @@ fn serve(mut control: &UnixStream) -> anyhow::Result<()> {
     };
     drop((streams, report));
     let pidfd = process::pidfd_open(child, PidfdFlags::empty())?;
+    wire::send(control, &Reply::Forked, &[pidfd.as_fd()])?;
     let reply = wait_for_start(control, child, status)?;
     let passed: Vec<BorrowedFd<'_>> = master.iter().map(|master| master.as_fd()).collect();
     wire::send(control, &reply, if reply == Reply::Started { &passed } else { &[] })?;
     drop(master);
+    wait_for(control, pidfd.as_fd(), child)?;
+    let code = reap(child)?;
     if reply == Reply::Started {
-        let code = wait_for_end(control, child, pidfd.as_fd())?;
         let _ = control.write_all(&code.to_le_bytes());
     }
     Ok(())
@@ -126,8 +128,8 @@ fn wait_for_start(control: &UnixStream, child: Pid, status: OwnedFd) -> anyhow::
     })
 }
 
-fn wait_for_end(control: &UnixStream, child: Pid, pidfd: BorrowedFd<'_>) -> anyhow::Result<i32> {
-    wait_for(control, pidfd, child)?;
+/// Takes the exit code. A process that nobody waits for would keep the container's process namespace alive.
+fn reap(child: Pid) -> anyhow::Result<i32> {
     loop {
         match process::waitpid(Some(child), WaitOptions::empty()) {
             Err(Errno::INTR) | Ok(None) => {}
@@ -155,6 +157,7 @@ fn wait_for(control: &UnixStream, wanted: BorrowedFd<'_>, child: Pid) -> anyhow:
         if !waiting[1].revents().is_empty() {
             let _ = process::kill_process_group(child, Signal::KILL);
             let _ = process::kill_process(child, Signal::KILL);
+            reap(child)?;
             anyhow::bail!("nobody waits for the program");
         }
     }

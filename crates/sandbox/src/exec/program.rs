@@ -174,9 +174,8 @@ fn candidates(name: &str, path: &str) -> Vec<String> {
 
 /// Comes back only with an error.
 fn replace_process(file: &CString, arguments: &[CString], environment: &[CString]) -> Errno {
-    let pointers = |texts: &[CString]| -> Vec<_> {
-        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
-    };
+    let pointers =
+        |texts: &[CString]| -> Vec<_> { texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>() };
     let (argv, envp) = (pointers(arguments), pointers(environment));
     // SAFETY: all three point to strings ended by zero, and both lists end with a null pointer.
     unsafe { libc::execve(file.as_ptr(), argv.as_ptr(), envp.as_ptr()) };

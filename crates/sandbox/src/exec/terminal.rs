@@ -19,7 +19,9 @@ pub(super) struct Terminal(Arc<AsyncFd<OwnedFd>>);
 impl Terminal {
     pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Self(Arc::new(AsyncFd::new(master)?)))
+        // SAFETY: the descriptor is owned, moved in, and never replaced, so it stays the one that was registered.
+        let registered = unsafe { AsyncFd::register(master) };
+        Ok(Self(Arc::new(registered?)))
     }
 
     /// Follows a window: columns and rows.
@@ -96,6 +98,8 @@ mod tests {
         let size = terminal.resizer();
         size.send((101, 37)).unwrap();
         terminal.clone().write_all(b"typed\n").await.unwrap();
+        // The kernel repeats what is typed no later than it can be read.
+        assert_eq!(rustix::io::read(&inside, &mut [0; 64]).unwrap(), 6);
         rustix::io::write(&inside, b"printed\n").unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while rustix::termios::tcgetwinsize(&inside).unwrap().ws_col != 101 {

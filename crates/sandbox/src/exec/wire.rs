@@ -35,9 +35,11 @@ pub(super) struct Request {
     pub(super) tty: bool,
 }
 
-/// The one answer to a request. The exit code follows as 4 bytes, little endian, when the program has ended.
+/// The answers to a request. The exit code follows as 4 bytes, little endian, when the program has ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Reply {
+    /// First: there is a process, whose descriptor comes along.
+    Forked,
     /// It runs; the terminal's descriptor comes along when there is one.
     Started,
     /// No such program.

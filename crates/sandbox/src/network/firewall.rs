@@ -115,7 +115,7 @@ mod tests {
         let text = rules("gantry_0123abcd", "gy0123abcd", subnet, Ipv4Addr::new(10, 88, 4, 1));
         assert!(text.starts_with("table inet gantry_0123abcd {}\ndelete table inet gantry_0123abcd\n"), "{text}");
         let input = text.split_once("chain input").unwrap().1;
-        let last = input.lines().map(str::trim).filter(|line| !matches!(*line, "}" | "")).next_back();
+        let last = input.lines().map(str::trim).rfind(|line| !matches!(*line, "}" | ""));
         assert_eq!(last, Some("drop"));
         assert!(text.contains("ip saddr 10.88.4.0/24 oifname != \"gy0123abcd\" masquerade"));
     }
