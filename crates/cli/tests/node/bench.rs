@@ -176,6 +176,19 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // A killed node would leave its bridge for the next one to sweep.
+        if !self.node.has_ended() {
+            self.node.signal(Signal::TERM);
+            let until = Instant::now() + PATIENCE;
+            while !self.node.has_ended() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
 fn node_command(listen: &str, kubeconfig: &Path, ports: [u16; 2]) -> Command {
     let mut command = gantry();
     command.args(["node", "--listen", listen, "--kubeconfig"]).arg(kubeconfig);
