@@ -25,11 +25,12 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Removes what dead processes left below `parent` and makes a directory of our own.
+    /// Removes what dead processes left below `parent` and makes a directory of our own. Processes of `group`, which is
+    /// root's inside pods, may pass through it; no other user of the machine gets to the volumes below.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(parent: &Path) -> io::Result<Self> {
+    pub fn open(parent: &Path, group: u32) -> io::Result<Self> {
         std::fs::create_dir_all(parent)?;
         std::fs::set_permissions(parent, Permissions::from_mode(0o711))?;
         let sweeping = File::create(parent.join(SWEEP_LOCK))?;
@@ -37,6 +38,8 @@ impl Instance {
         sweep(parent)?;
         let directory = parent.join(uuid::Uuid::new_v4().to_string());
         std::fs::create_dir(&directory)?;
+        std::os::unix::fs::chown(&directory, None, Some(group))?;
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o710))?;
         let lock = File::create(directory.join(LOCK))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         Ok(Self { directory, _lock: lock })
@@ -80,12 +83,12 @@ mod tests {
     #[test]
     fn directories_of_the_dead_are_swept_and_those_of_the_living_stay() {
         let parent = tempfile::tempdir().unwrap();
-        let first = Instance::open(parent.path()).unwrap();
-        let dead = Instance::open(parent.path()).unwrap();
+        let first = Instance::open(parent.path(), rustix::process::getgid().as_raw()).unwrap();
+        let dead = Instance::open(parent.path(), rustix::process::getgid().as_raw()).unwrap();
         let dead_directory = dead.directory().to_owned();
         std::fs::write(dead_directory.join("file"), b"x").unwrap();
         drop(dead);
-        let third = Instance::open(parent.path()).unwrap();
+        let third = Instance::open(parent.path(), rustix::process::getgid().as_raw()).unwrap();
         assert!(first.directory().exists() && third.directory().exists());
         assert!(!dead_directory.exists());
     }

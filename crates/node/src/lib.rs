@@ -104,7 +104,7 @@ impl Node {
     pub async fn start(options: NodeOptions) -> Result<Self, Error> {
         let ids = IdRange::default();
         let machine = Machine::open(&options.run_dir, ids).await?;
-        let instance = Instance::open(&options.data_dir.join("pods"))
+        let instance = Instance::open(&options.data_dir.join("pods"), ids.base)
             .map_err(|source| Error::Directory { path: options.data_dir.clone(), source })?;
         let images = open_images(&options, ids)?;
         warm(&images, options.agent.is_some());
