@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not root.
-    #[error("pods on this machine need root; run it again with sudo")]
+    #[error("pods on this machine need root; run it again with sudo env \"PATH=$PATH\"")]
     NotRoot,
     /// A system call failed.
     #[error("failed to {what}")]

@@ -93,7 +93,7 @@ fn a_node_without_root_says_what_to_do() {
         command.uid(NOBODY).gid(NOBODY);
     }
     let output = command.arg("node").current_dir("/").output().unwrap();
-    let expected = "gantry: pods on this machine need root; run it again with sudo\n";
+    let expected = "gantry: pods on this machine need root; run it again with sudo env \"PATH=$PATH\"\n";
     assert_eq!((output.status.code(), told(&output).as_str()), (CONFIGURATION, expected));
 }
 
