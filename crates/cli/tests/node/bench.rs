@@ -20,8 +20,8 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Tells why a test is not run; not captured, so that it is seen among the passed ones.
 pub fn skip(why: &str) {
-    // Nobody may be reading.
-    let _ = writeln!(std::io::stderr(), "skipped, because {why}");
+    // In one write, because other tests print too; nobody may be reading.
+    let _ = std::io::stderr().write_all(format!("skipped, because {why}\n").as_bytes());
 }
 
 /// Asks until there is an answer.

@@ -107,3 +107,17 @@ fn a_manager_sees_that_its_node_died_with_the_pods() {
     assert!(verdict.contains("state=\"failed\" reason=\"runner_system_failure\""), "{verdict}");
     assert!(!text.contains(" ERROR "), "{text}");
 }
+
+#[test]
+fn a_token_that_gitlab_does_not_know_is_told_and_never_shown() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let path = bench.path("config.toml");
+    let config = std::fs::read_to_string(&path).unwrap().replace("token = \"", "token = \"wrong-and-secret-");
+    std::fs::write(&path, config).unwrap();
+    let mut manager = gitlab.manager("manager.log");
+    wait_for("the refusal", || manager.output().contains("does not accept the token").then_some(()));
+    manager.signal(Signal::TERM);
+    assert!(manager.ends_within(LEAVING).success());
+    assert!(!manager.output().contains("and-secret"), "{}", manager.output());
+}
