@@ -89,12 +89,7 @@ fn compile(arguments: &CiArguments, snapshot: &Snapshot) -> Result<Option<ci_yam
     }
     let files = InSnapshot(snapshot);
     let variables = started::predefined(snapshot, arguments);
-    let input = ci_yaml::Input {
-        path: &arguments.file,
-        files: &files,
-        variables: &variables,
-        overrides: &arguments.variables,
-    };
+    let input = ci_yaml::Input { path: &arguments.file, files: &files, variables: &variables, overrides: &arguments.variables };
     let color = console::colors_enabled_stderr();
     match ci_yaml::compile(&input) {
         Ok(compiled) => {
@@ -112,11 +107,8 @@ fn compile(arguments: &CiArguments, snapshot: &Snapshot) -> Result<Option<ci_yam
 
 fn tell(arguments: &CiArguments, report: &report::Report) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let told = if arguments.json {
-        writeln!(out, "{}", serde_json::to_string(report)?)
-    } else {
-        writeln!(out, "\n{}", report.table())
-    };
+    let told =
+        if arguments.json { writeln!(out, "{}", serde_json::to_string(report)?) } else { writeln!(out, "\n{}", report.table()) };
     match told {
         // Whoever reads us may have seen enough, as `head` does.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("failed to write the report"),
