@@ -57,13 +57,22 @@ fn a_misspelt_key_is_told_with_the_nearest_one() {
 #[test]
 fn without_a_cluster_a_manager_says_how_to_name_one() {
     let text = refused(GOOD);
-    assert!(text.starts_with("gantry: failed to find a Kubernetes cluster"), "{text}");
-    assert!(text.contains("KUBECONFIG"), "{text}");
-    assert!(!text.contains("glrt-"), "{text}");
+    let expected = "gantry: failed to find a Kubernetes cluster: failed to read DIR/.kube/config: No such file or directory \
+                    (os error 2); name its kubeconfig in KUBECONFIG (`gantry node` writes one)\n";
+    assert_eq!(text, expected);
     let directory = tempfile::tempdir().unwrap();
-    let output = manager(directory.path(), GOOD).env("KUBECONFIG", "/nonexistent/kubeconfig").output().unwrap();
-    let text = told(&output);
-    assert!(output.status.code() == CONFIGURATION && text.contains("/nonexistent/kubeconfig"), "{text}");
+    let damaged = directory.path().join("kubeconfig");
+    std::fs::write(&damaged, "users:\n- token: secret-word\n  token: [\n").unwrap();
+    for (path, why) in
+        [(Path::new("/nonexistent/kubeconfig"), "failed to read /nonexistent/kubeconfig: "), (&damaged, "not valid, line ")]
+    {
+        // Inside a cluster it would be another one that is found.
+        let mut command = manager(directory.path(), GOOD);
+        let output = command.env("KUBECONFIG", path).env("KUBERNETES_SERVICE_HOST", "127.0.0.1").output().unwrap();
+        let text = told(&output);
+        assert!(output.status.code() == CONFIGURATION && text.contains(why), "{text}");
+        assert!(!text.contains("secret-word") && text.lines().count() == 1, "{text}");
+    }
 }
 
 #[test]
