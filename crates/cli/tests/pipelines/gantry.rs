@@ -29,17 +29,18 @@ pub struct Ended {
 impl Gantry {
     /// Starts `gantry ci` with these arguments.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(directory, arguments, |_| {})
+    }
+
+    /// The same with something else about the child, as its environment.
+    pub fn start_with(directory: &Path, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let output = tempfile::tempdir().unwrap();
         let file = |name: &str| File::create(output.path().join(name)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_gantry"))
-            .arg("ci")
-            .args(arguments)
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+        command.arg("ci").args(arguments).current_dir(directory);
+        command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+        change(&mut command);
+        let child = command.spawn().unwrap();
         Self { child, output }
     }
 

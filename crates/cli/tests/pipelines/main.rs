@@ -10,6 +10,7 @@ mod gantry;
 mod inside;
 mod leftovers;
 mod parts;
+mod places;
 mod repository;
 mod secrets;
 mod stops;
@@ -58,6 +59,17 @@ fn all() -> Vec<Case> {
             two_hundred_children_are_gone_after_an_interrupt,
             a_second_interrupt_exits_at_once_and_the_next_start_cleans,
             a_killed_run_is_swept_by_the_next;
+        places:
+            a_subdirectory_a_worktree_and_a_shallow_clone_will_do,
+            a_repository_without_a_commit_and_with_a_strange_name_will_do,
+            the_tools_of_the_user_are_found_and_their_credentials_are_not,
+            two_runs_at_once_do_not_disturb_each_other,
+            a_reader_that_goes_away_stops_nothing,
+            a_terminal_is_told_how_far_it_is,
+            bytes_of_every_kind_and_lines_of_any_length_are_kept,
+            a_job_that_removes_all_it_can_still_ends,
+            a_service_that_cannot_start_is_told,
+            files_are_passed_on_and_only_those;
         secrets:
             a_masked_value_never_appears_however_it_is_written,
             a_masked_value_is_in_no_object_but_the_plan;

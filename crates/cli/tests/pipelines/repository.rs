@@ -31,10 +31,13 @@ impl Repository {
 
     /// Writes a file and commits nothing.
     pub fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path().join(name), text).unwrap();
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
     }
 
-    fn git(&self, arguments: &[&str]) {
+    /// Runs git in it.
+    pub fn git(&self, arguments: &[&str]) {
         let identity = ["-c", "user.name=A", "-c", "user.email=a@example.com"];
         let mut command = Command::new("git");
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").arg("-C").arg(self.path()).args(identity).args(arguments);
