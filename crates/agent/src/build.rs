@@ -19,6 +19,9 @@ pub enum BuildError {
     /// The build container went away.
     #[error("the build container went away")]
     Lost(#[source] std::io::Error),
+    /// It was there and does not listen any more.
+    #[error("the build container does not listen any more, perhaps because the script removed its socket")]
+    Gone,
     /// It does not speak our protocol.
     #[error("the build container does not speak the serve protocol")]
     Protocol(#[from] FrameError),

@@ -378,6 +378,19 @@ async fn a_build_container_that_is_told_to_stop_ends_its_script_at_once() {
 }
 
 #[tokio::test]
+async fn a_script_that_removes_the_socket_costs_no_more_than_its_after_script() {
+    let mut pod = Pod::new(&[]).await;
+    pod.job.steps[0].script = vec![format!("rm {}/*.sock", pod.path("shared").display())];
+    pod.after_script("echo not to be seen");
+    let mut running = pod.start();
+    let begun = Instant::now();
+    assert_eq!(exit_code(&mut running.run, "gantry-agent run").await, 0);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let trace = pod.gitlab.trace();
+    assert!(trace.contains("WARNING: after_script failed") && trace.contains("does not listen any more"), "{trace}");
+}
+
+#[tokio::test]
 async fn artifacts_go_up_and_come_down_in_another_job() {
     let mut first = Pod::new(&["mkdir -p out", "echo made > out/file"]).await;
     let artifact = |paths: &[&str]| job::Artifact {

@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 /// Time of `after_script` (row "RUNNER_AFTER_SCRIPT_TIMEOUT": 5 min).
 const AFTER_SCRIPT: Duration = Duration::from_secs(300);
+/// A build container that was there needs no image any more; that it does not listen now is the script's doing.
+const LISTENS_STILL: Duration = Duration::from_secs(5);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a stage stopped before its end.
@@ -59,6 +61,7 @@ pub struct Stages<'a> {
     deadline: Instant,
     variables: Vec<(String, String)>,
     prepared: bool,
+    build_was_there: bool,
 }
 
 impl<'a> Stages<'a> {
@@ -74,6 +77,7 @@ impl<'a> Stages<'a> {
             deadline: Instant::now() + plan.timeout(),
             variables: Vec::new(),
             prepared: false,
+            build_was_there: false,
         }
     }
 
@@ -263,7 +267,9 @@ impl<'a> Stages<'a> {
         let mut build = tokio::select! {
             build = Build::connect(&self.socket) => build,
             stop = waiting => return ending_of(stop, self.plan.timeout()),
+            () = tokio::time::sleep(LISTENS_STILL), if self.build_was_there => return lost(&BuildError::Gone),
         };
+        self.build_was_there = true;
         if let Err(error) = build.start(text, env).await {
             return lost(&error);
         }
