@@ -6,8 +6,14 @@ use std::path::Path;
 use std::process::Command;
 
 /// A file that shows a package is there, and the package.
-const PACKAGES: [(&str, &str); 4] =
-    [("/usr/bin/git", "git"), ("/usr/bin/cc", "gcc"), ("/usr/bin/musl-gcc", "musl-tools"), ("/usr/sbin/nft", "nftables")];
+const PACKAGES: [(&str, &str); 6] = [
+    ("/usr/bin/git", "git"),
+    ("/usr/bin/cc", "gcc"),
+    ("/usr/bin/musl-gcc", "musl-tools"),
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/python3", "python3"),
+];
 
 /// Installs what is missing.
 pub fn packages() -> Result<()> {

@@ -80,10 +80,10 @@ pub struct NodeArguments {
     /// Address the Kubernetes API listens at
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS")]
     pub listen: std::net::SocketAddr,
-    /// TCP port of this machine that pods may reach, at the address the node logs as gateway (may be repeated)
+    /// TCP port of this machine that pods may reach, at any of its addresses but loopback (may be repeated)
     ///
     /// Pods reach other machines as this machine does, but nothing on this machine itself unless it is named here: a
-    /// GitLab, a registry or a proxy that listens on the gateway's or on all addresses.
+    /// GitLab, a registry or a proxy that listens on more than loopback.
     #[arg(long = "allow-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub allowed_ports: Vec<u16>,
 }

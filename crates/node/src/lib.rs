@@ -131,7 +131,7 @@ impl Node {
         self.machine.gateway()
     }
 
-    /// Lets pods reach a TCP port of the gateway.
+    /// Lets pods reach a TCP port of this machine, at any of its addresses but loopback.
     pub fn allow_port(&self, port: u16) {
         self.machine.allow_port(port);
     }

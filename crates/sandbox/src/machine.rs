@@ -82,7 +82,7 @@ impl Machine {
         self.inner.network.gateway()
     }
 
-    /// Lets pods reach a TCP port of the gateway. Must be called on a runtime.
+    /// Lets pods reach a TCP port of this machine, at any of its addresses but loopback. Must be called on a runtime.
     pub fn allow_port(&self, port: u16) {
         let inner = self.inner.clone();
         tokio::spawn(async move { inner.network.allow_port(port).await });

@@ -67,7 +67,7 @@ impl Network {
             std::fs::write(&ipv6, "1").map_err(Error::path("write", Path::new(&ipv6)))?;
         }
         match &self.firewall {
-            Some(firewall) => firewall.install(&self.bridge, self.pool.subnet(), self.pool.gateway()).await?,
+            Some(firewall) => firewall.install(&self.bridge, self.pool.subnet()).await?,
             None => {
                 tracing::warn!("nft was not found: pods reach no other network, and every port of this machine; install nftables")
             }
@@ -119,7 +119,7 @@ impl Network {
         }
     }
 
-    /// Lets pods reach a TCP port of the gateway.
+    /// Lets pods reach a TCP port of this machine.
     pub(crate) async fn allow_port(&self, port: u16) {
         if let Some(firewall) = &self.firewall
             && let Err(error) = firewall.allow_port(port).await

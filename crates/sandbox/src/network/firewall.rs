@@ -5,7 +5,6 @@
 
 use super::addresses::Net;
 use crate::Error;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,11 +29,11 @@ impl Firewall {
     }
 
     /// Loads the rules.
-    pub(super) async fn install(&self, bridge: &str, subnet: Net, gateway: Ipv4Addr) -> Result<(), Error> {
-        self.run(&rules(&self.table, bridge, subnet, gateway)).await
+    pub(super) async fn install(&self, bridge: &str, subnet: Net) -> Result<(), Error> {
+        self.run(&rules(&self.table, bridge, subnet)).await
     }
 
-    /// Adds a port that pods may reach.
+    /// Adds a port of this machine that pods may reach, at whichever of its addresses.
     pub(super) async fn allow_port(&self, port: u16) -> Result<(), Error> {
         self.run(&format!("add element inet {} ports {{ {port} }}\n", self.table)).await
     }
@@ -71,7 +70,7 @@ async fn load(nft: &Path, rules: &str) -> Result<(), Error> {
 ///
 /// The metadata service of clouds hands out the machine's credentials; some clouds run their resolver on the same
 /// address, so that names stay resolvable.
-fn rules(table: &str, bridge: &str, subnet: Net, gateway: Ipv4Addr) -> String {
+fn rules(table: &str, bridge: &str, subnet: Net) -> String {
     format!(
         r#"table inet {table} {{}}
 delete table inet {table}
@@ -96,7 +95,7 @@ table inet {table} {{
         iifname != "{bridge}" accept
         ip saddr != {subnet} drop
         ct state established,related accept
-        ip daddr {gateway} tcp dport @ports accept
+        tcp dport @ports accept
         meta l4proto icmp accept
         drop
     }}
@@ -108,11 +107,12 @@ table inet {table} {{
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn the_table_replaces_an_older_one_and_closes_everything_by_default() {
         let subnet = Net { address: Ipv4Addr::new(10, 88, 4, 0), prefix: 24 };
-        let text = rules("gantry_0123abcd", "gy0123abcd", subnet, Ipv4Addr::new(10, 88, 4, 1));
+        let text = rules("gantry_0123abcd", "gy0123abcd", subnet);
         assert!(text.starts_with("table inet gantry_0123abcd {}\ndelete table inet gantry_0123abcd\n"), "{text}");
         let input = text.split_once("chain input").unwrap().1;
         let last = input.lines().map(str::trim).rfind(|line| !matches!(*line, "}" | ""));

@@ -56,6 +56,13 @@ async fn names() -> Vec<String> {
     names
 }
 
+/// An address that the machine keeps while gateways come and go.
+fn another_address() -> std::net::IpAddr {
+    let added = std::process::Command::new("ip").args(["address", "add", "192.0.2.9/32", "dev", "lo"]).status().unwrap();
+    assert!(added.success(), "ip address add: {added}");
+    std::net::Ipv4Addr::new(192, 0, 2, 9).into()
+}
+
 #[test]
 fn a_pod_reaches_allowed_ports_of_the_machine_and_no_other_pod() {
     alone(|| async {
@@ -68,6 +75,10 @@ fn a_pod_reaches_allowed_ports_of_the_machine_and_no_other_pod() {
         let [allowed, other] = [&open, &closed].map(|listener| listener.local_addr().unwrap());
         network.allow_port(allowed.port()).await;
         assert!(inside(&one, || connects(allowed)), "an allowed port");
+        let own = another_address();
+        let listener = TcpListener::bind((own, allowed.port())).unwrap();
+        assert!(inside(&one, || connects((own, allowed.port()).into())), "an allowed port of another address of the machine");
+        drop(listener);
         if network.firewall.is_some() {
             assert!(!inside(&one, || connects(other)), "another port");
         }
