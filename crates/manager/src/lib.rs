@@ -1,8 +1,8 @@
 //! The manager: asks for jobs, makes pods, watches them, explains failures, cleans up.
 //!
 //! ```text
-//!  wiring ─▶ recover ─▶ sweep          once, at the start: go on with what the cluster holds
-//!                │
+//!  wiring ─▶ permissions ─▶ recover ─▶ sweep     once, at the start: go on with what the cluster holds
+//!   ┌───────────────────────────┘
 //!  poll ─▶ admit ─▶ store ─▶ confirm ─▶ launch ─▶ follow ─▶ finish
 //!   ▲      slot,    plan     PUT         pod       │  ▲        │ trace, state, Secret, pod
 //!   └ next plan     Secret   running               │  │        ▼
@@ -25,6 +25,7 @@
 //! touches a byte of a running job's log.
 
 pub mod diagnose;
+pub mod permissions;
 
 mod admit;
 mod backoff;
@@ -82,18 +83,37 @@ pub enum Error {
     /// The system id leaves nothing that Kubernetes takes for a label.
     #[error("system id \"{0}\" has no letter or digit")]
     SystemId(String),
+    /// The cluster does not allow what the manager has to do.
+    #[error("{}", sentences(.0))]
+    Permissions(Vec<permissions::Missing>),
+}
+
+fn sentences(missing: &[permissions::Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Runs until `stop`, and returns within seconds of it.
 ///
 /// # Errors
-/// Only when the configuration cannot be used at all; whatever goes wrong later is retried and logged.
+/// Only when the configuration cannot be used at all or a permission is missing; whatever goes wrong later is retried
+/// and logged.
 pub async fn run(options: Options) -> Result<(), Error> {
     let stop = options.stop.clone();
     let manager = wiring::connect(options)?;
     // Whoever drops this future wants everything to end, as after a crash.
     let halt = manager.halt.clone().drop_guard();
     tracing::info!(system.id = manager.system_id, runners = manager.runners.len(), "manager started");
+    let missing = tokio::select! {
+        biased;
+        () = stop.cancelled() => Vec::new(),
+        missing = permissions::missing(&manager) => missing,
+    };
+    if !missing.is_empty() {
+        for one in &missing {
+            tracing::error!(hint = "`gantry rbac` prints the manifest", "{one}");
+        }
+        return Err(Error::Permissions(missing));
+    }
     if recover::recover(&manager).await {
         for runner in &manager.runners {
             let (manager, runner) = (manager.clone(), runner.clone());

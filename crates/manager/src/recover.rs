@@ -25,8 +25,8 @@ pub struct Found {
 
 /// Goes on with everything; `false` when the manager stopped before it could begin.
 pub async fn recover(manager: &Arc<Manager>) -> bool {
-    let namespaces: BTreeSet<_> = manager.runners.iter().map(|runner| runner.namespace.clone()).collect();
-    for namespace in namespaces {
+    for namespace in manager.namespaces() {
+        let namespace = namespace.to_owned();
         let Some(found) = find(manager, &namespace).await else { return false };
         let jobs = go_on(manager, &namespace, &found);
         if !found.secrets.is_empty() || !found.pods.is_empty() {
@@ -74,7 +74,7 @@ async fn find(manager: &Manager, namespace: &str) -> Option<Found> {
 
 fn hint(error: &CallError) -> &'static str {
     match error.code() {
-        Some(401 | 403) => "the manager needs a Role there to create, get, list, watch, patch and delete pods and secrets",
+        Some(401 | 403) => "the manager needs a Role there, which `gantry rbac` prints",
         Some(404) => "the namespace has to exist",
         _ => "",
     }

@@ -6,6 +6,7 @@ use agent_contract::names;
 use gitlab_api::{Features, Info};
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::Semaphore;
@@ -64,6 +65,11 @@ impl Manager {
         self.tasks.spawn(async move {
             tokio::select! { () = halt.cancelled() => {}, () = task => {} }
         });
+    }
+
+    /// Where its pods and plans are.
+    pub fn namespaces(&self) -> BTreeSet<&str> {
+        self.runners.iter().map(|runner| runner.namespace.as_str()).collect()
     }
 
     /// What all objects of this manager have in common.
@@ -162,14 +168,8 @@ impl RunnerSide {
             user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
         };
         let gitlab = Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })?;
-        let namespace = if config.kubernetes.namespace.is_empty() { "default" } else { &config.kubernetes.namespace };
+        let namespace = config.kubernetes.namespace().to_owned();
         let limit = if config.limit == 0 { concurrent } else { config.limit as usize };
-        Ok(Self {
-            gitlab,
-            token: Secret::new(config.token.clone()),
-            namespace: namespace.to_owned(),
-            room: Arc::new(Semaphore::new(limit)),
-            config,
-        })
+        Ok(Self { gitlab, token: Secret::new(config.token.clone()), namespace, room: Arc::new(Semaphore::new(limit)), config })
     }
 }

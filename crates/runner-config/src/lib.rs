@@ -8,7 +8,7 @@
 mod keys;
 
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -215,6 +215,18 @@ impl Config {
     /// Most jobs at once.
     pub fn concurrent(&self) -> u32 {
         self.concurrent.max(1)
+    }
+
+    /// Every namespace that a runner puts pods into.
+    pub fn namespaces(&self) -> BTreeSet<&str> {
+        self.runners.iter().map(|runner| runner.kubernetes.namespace()).collect()
+    }
+}
+
+impl Kubernetes {
+    /// Namespace of the pods.
+    pub fn namespace(&self) -> &str {
+        if self.namespace.is_empty() { "default" } else { &self.namespace }
     }
 }
 

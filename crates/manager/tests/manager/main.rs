@@ -6,4 +6,5 @@ mod jobs;
 mod kills;
 mod load;
 mod outages;
+mod permissions;
 mod restart;

@@ -1,7 +1,9 @@
 //! A manager between a GitLab over HTTP and a Kubernetes API in memory, whose kubelet is the test.
 
+pub mod access;
 pub mod gitlab;
 
+use access::Access;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -24,6 +26,7 @@ pub struct Bench {
     pub store: Store,
     calls: Arc<Mutex<Vec<String>>>,
     api_away: watch::Sender<bool>,
+    pub access: Access,
 }
 
 /// A manager at work.
@@ -37,8 +40,13 @@ impl Running {
     pub async fn stop(self) {
         let begun = Instant::now();
         self.stop.cancel();
-        self.task.await.unwrap().unwrap();
+        self.end().await.unwrap();
         assert!(begun.elapsed() < Duration::from_secs(5), "the stop took {:?}", begun.elapsed());
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn end(self) -> Result<(), manager::Error> {
+        self.task.await.unwrap()
     }
 
     /// Ends it as `kill -9` does.
@@ -50,7 +58,13 @@ impl Running {
 
 impl Bench {
     pub async fn start() -> Self {
-        Self { gitlab: Gitlab::start().await, store: Store::new(), calls: Arc::default(), api_away: watch::Sender::new(false) }
+        Self {
+            gitlab: Gitlab::start().await,
+            store: Store::new(),
+            calls: Arc::default(),
+            api_away: watch::Sender::new(false),
+            access: Access::default(),
+        }
     }
 
     fn client(&self) -> kube::Client {
@@ -61,9 +75,10 @@ impl Bench {
             *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
             request
         });
-        let away = self.api_away.clone();
+        let (away, access) = (self.api_away.clone(), self.access.clone());
+        let authorization = axum::middleware::from_fn(move |request, next| access.clone().through(request, next));
         let door = axum::middleware::from_fn(move |request, next| through(away.clone(), request, next));
-        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(door));
+        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(authorization).layer(door));
         kube::Client::new(with_host.service(served), "default")
     }
 
@@ -146,6 +161,7 @@ impl Bench {
     pub async fn wait_for_nothing(&self) {
         let left = || (self.names(Kind::Pod), self.names(Kind::Secret));
         until("an empty cluster", || left() == (vec![], vec![])).await;
+        assert_eq!(self.access.refused(), Vec::<String>::new(), "the manager may do no more than it asks for");
     }
 }
 

@@ -1,0 +1,103 @@
+//! What the manager may have to do in a cluster, and whether it is allowed to.
+//!
+//! A permission that is missing shows late otherwise: at the first job's end, or after the first crash. So all are
+//! asked for at the start, and `gantry rbac` prints what is asked for here. A server that does not answer such
+//! questions does not hold the manager up.
+
+use crate::backoff::Backoff;
+use crate::cluster::{self, CallError};
+use crate::wiring::Manager;
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use std::time::Duration;
+
+/// All that the manager does with Kubernetes, in each namespace of its runners.
+pub const NEEDED: [Rule; 2] = [
+    Rule { resource: "pods", verbs: &["create", "delete", "get", "list", "watch"] },
+    Rule { resource: "secrets", verbs: &["create", "delete", "get", "list", "patch"] },
+];
+
+/// Questions in flight.
+const AT_ONCE: usize = 16;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Verbs on one resource of the core API group, as a rule of a Role has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Plural, as in paths.
+    pub resource: &'static str,
+    /// In alphabetical order.
+    pub verbs: &'static [&'static str],
+}
+
+/// A permission that the manager needs and does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the service account may not {verb} {resource} in namespace {namespace}")]
+pub struct Missing {
+    /// What may not be done.
+    pub verb: &'static str,
+    /// To what.
+    pub resource: &'static str,
+    /// Where.
+    pub namespace: String,
+}
+
+/// What of [`NEEDED`] is not allowed; asks until the cluster answers.
+pub(crate) async fn missing(manager: &Manager) -> Vec<Missing> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        match ask(manager).await {
+            Ok(missing) => return missing,
+            Err(error) => {
+                let (pause, error) = (backoff.pause(), cluster::chain(&error));
+                tracing::warn!(error, pause_ms = pause.as_millis(), "failed to ask what the manager may do in the cluster");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn ask(manager: &Manager) -> Result<Vec<Missing>, CallError> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(manager.client.clone());
+    let mut questions = Vec::new();
+    for namespace in manager.namespaces() {
+        for Rule { resource, verbs } in NEEDED {
+            questions.extend(verbs.iter().map(|verb| Missing { verb, resource, namespace: namespace.to_owned() }));
+        }
+    }
+    let answers = stream::iter(questions).map(|question| answer(&reviews, question)).buffered(AT_ONCE);
+    answers.try_filter_map(async |missing| Ok(missing)).try_collect().await
+}
+
+/// The question itself if the answer is no.
+async fn answer(reviews: &Api<SelfSubjectAccessReview>, question: Missing) -> Result<Option<Missing>, CallError> {
+    let attributes = ResourceAttributes {
+        namespace: Some(question.namespace.clone()),
+        resource: Some(question.resource.to_owned()),
+        verb: Some(question.verb.to_owned()),
+        ..ResourceAttributes::default()
+    };
+    let review = SelfSubjectAccessReview {
+        metadata: ObjectMeta::default(),
+        spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..SelfSubjectAccessReviewSpec::default() },
+        status: None,
+    };
+    match cluster::call("ask for a permission", reviews.create(&PostParams::default(), &review)).await {
+        Ok(review) => Ok(review.status.is_some_and(|status| !status.allowed).then_some(question)),
+        Err(error) if error.is_short_lived() && !is_unserved(&error) => Err(error),
+        Err(error) => {
+            let Missing { verb, resource, namespace } = question;
+            let error = cluster::chain(&error);
+            tracing::debug!(verb, resource, namespace, error, "the cluster does not say whether the manager may do this");
+            Ok(None)
+        }
+    }
+}
+
+/// Waiting would not help: the server does not know the question, or answers in words of its own.
+fn is_unserved(error: &CallError) -> bool {
+    matches!(error, CallError::Unreadable(_)) || error.code() == Some(501)
+}
