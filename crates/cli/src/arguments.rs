@@ -2,6 +2,7 @@
 //!
 //! Exit codes are those of `gantry ci --help`; clap's own usage errors end with 2 as well.
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -32,6 +33,8 @@ pub enum Command {
     Run(RunArguments),
     /// Run the embedded node alone, with a Kubernetes API for managers and kubectl
     Node(NodeArguments),
+    /// Print what the manager may do in Kubernetes, as a manifest for kubectl apply
+    Rbac(RbacArguments),
 }
 
 /// Arguments of `gantry ci`.
@@ -86,6 +89,20 @@ pub struct NodeArguments {
     /// GitLab, a registry or a proxy that listens on more than loopback.
     #[arg(long = "allow-port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub allowed_ports: Vec<u16>,
+}
+
+/// Arguments of `gantry rbac`.
+#[derive(Debug, Args)]
+pub struct RbacArguments {
+    /// Configuration file, GitLab Runner's config.toml: its runners' namespaces each get a Role and a RoleBinding
+    #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Namespace that the manager runs in
+    #[arg(long, default_value = "default", value_name = "NS", value_parser = NonEmptyStringValueParser::new())]
+    pub namespace: String,
+    /// Service account that the manager runs as
+    #[arg(long, default_value = "gantry", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub service_account: String,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -1,10 +1,12 @@
 //! The `gantry` command: subcommands and how the parts are wired, nothing else.
 //!
 //! `ci` puts coordinator, manager and node into one process for one pipeline, `run` is the manager alone, `node` the
-//! node alone. The three parts never meet here except over the runner API and the Kubernetes API.
+//! node alone, `rbac` prints what a manager may do. The three parts never meet here except over the runner API and the
+//! Kubernetes API.
 
 pub mod agent_binary;
 pub mod arguments;
 pub mod ci;
 pub mod local_node;
 pub mod manager_run;
+pub mod rbac;

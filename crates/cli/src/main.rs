@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use cli::arguments::{Command, EXIT_CONFIGURATION, GantryCommand};
-use cli::{ci, local_node, manager_run};
+use cli::{ci, local_node, manager_run, rbac};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Run(arguments) => manager_run::run(&arguments),
         Command::Node(arguments) => local_node::run(&arguments),
+        Command::Rbac(arguments) => rbac::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("gantry: {error:#}");
