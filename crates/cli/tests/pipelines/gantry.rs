@@ -96,7 +96,8 @@ impl Gantry {
         }
     }
 
-    fn printed(&self, name: &str) -> String {
+    /// What it printed so far, as `stdout` or `stderr`.
+    pub fn printed(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.output.path().join(name)).unwrap_or_default()).into_owned()
     }
 }

@@ -93,6 +93,17 @@ pub fn processes(instances: &BTreeSet<String>) -> Vec<(String, String)> {
     numbers.filter(of).map(|process| (process.clone(), name(&process))).collect()
 }
 
+/// Agents of these instances in the containers of this name.
+pub fn agents(instances: &BTreeSet<String>, container: &str) -> Vec<rustix::process::Pid> {
+    let is_there = |process: &&(String, String)| {
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", process.0)).unwrap_or_default();
+        process.1.starts_with("gantry-agent") && groups.lines().any(|line| line.ends_with(&format!("/{container}")))
+    };
+    let found = processes(instances);
+    let numbers = found.iter().filter(is_there).map(|(process, _)| process.parse().unwrap());
+    numbers.filter_map(rustix::process::Pid::from_raw).collect()
+}
+
 fn groups(directory: &Path, depth: usize, instances: &BTreeSet<String>, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if depth < 8 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {

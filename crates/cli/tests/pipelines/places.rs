@@ -152,6 +152,7 @@ killer:
   after_script: [echo after all]
 ";
     let ended = ci(Repository::new(pipeline).path(), &["--json"]).expect(1).shows("│ the end").shows("│ after all");
+    let ended = ended.shows("WARNING: after_script failed").shows("does not listen any more");
     let result: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     for job in result["jobs"].as_array().unwrap() {
         println!("    {}: {} {} {}", job["name"], job["status"], job["failure_reason"], job["exit_code"]);

@@ -1,9 +1,9 @@
 //! Jobs that cannot start, and runs that are stopped, gently or not.
 
 use crate::gantry::{Gantry, ci};
-use crate::leftovers::{instances, processes, read};
+use crate::leftovers::{agents, instances, processes, read};
 use crate::repository::Repository;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use std::time::{Duration, Instant};
 
 fn job(image: &str) -> Repository {
@@ -36,6 +36,43 @@ pub fn two_hundred_children_are_gone_after_an_interrupt() {
     gantry.signal(Signal::INT);
     gantry.end().expect(130).shows("cancelling the jobs").shows("canceled").hides("$ echo later");
     println!("    {running} processes, gone {:.1} s after the interrupt", begun.elapsed().as_secs_f64());
+}
+
+pub fn a_run_that_is_told_to_end_while_an_image_is_pulled_ends() {
+    // A registry that takes the connection and never says a word.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/silent:1", listener.local_addr().unwrap());
+    let repository = job(&image);
+    let mut gantry = Gantry::start(repository.path(), &[]);
+    gantry.wait_for("Preparing environment");
+    let begun = Instant::now();
+    gantry.signal(Signal::TERM);
+    gantry.end().expect(130).hides("$ echo never");
+    println!("    gone {:.1} s after the signal", begun.elapsed().as_secs_f64());
+}
+
+/// Kills the agents of a container of the only job there is, from outside.
+fn without_its(container: &str) {
+    let repository = Repository::new("job:\n  script: ['echo \"it runs: $((1+1))\"', sleep 1000]\n");
+    let mut gantry = Gantry::start(repository.path(), &["--json"]);
+    gantry.wait_until("the job runs", |gantry| gantry.printed("stderr").contains("it runs: 2"));
+    let killed = agents(&instances(), container);
+    assert!(!killed.is_empty());
+    for process in killed {
+        let _ = kill_process(process, Signal::KILL);
+    }
+    let begun = Instant::now();
+    let ended = gantry.end().expect(1).shows("\"failure_reason\":\"runner_system_failure\"").shows("ERROR: Job failed");
+    let told = ended.stderr.lines().find(|line| line.contains("ERROR: Job failed")).unwrap();
+    println!("    {:.1} s later: {told}", begun.elapsed().as_secs_f64());
+}
+
+pub fn a_helper_that_dies_is_told() {
+    without_its("helper");
+}
+
+pub fn a_build_container_that_dies_is_told() {
+    without_its("build");
 }
 
 pub fn a_second_interrupt_exits_at_once_and_the_next_start_cleans() {
