@@ -143,7 +143,7 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job) -> Plan {
         coordinator: Coordinator {
             url: config.url.clone(),
             clone_url: (!config.clone_url.is_empty()).then(|| config.clone_url.clone()),
-            ca_pem: None,
+            ca_pem: runner.ca_pem.clone(),
         },
         workspace: Workspace { builds_dir, project_dir },
         settings: Settings {
@@ -171,6 +171,9 @@ fn runner_variables(manager: &Manager, runner: &RunnerSide) -> Vec<Variable> {
         raw("CI_RUNNER_VERSION", &manager.version),
         raw("CI_RUNNER_EXECUTABLE_ARCH", &format!("{}/{}", std::env::consts::OS, manager.info().architecture)),
     ];
+    let authority = runner.ca_pem.as_deref();
+    let authority = authority.map(|pem| Variable::internal("CI_SERVER_TLS_CA_FILE", pem));
+    list.extend(authority.map(|variable| Variable { file: true, raw: true, ..variable }));
     let configured = runner.config.environment.iter().filter_map(|pair| pair.split_once('='));
     // Not public, as in GitLab Runner: they reach scripts, not the pod's spec.
     list.extend(configured.map(|(key, value)| Variable { public: false, ..Variable::public(key, value) }));

@@ -28,6 +28,7 @@ pub mod diagnose;
 pub mod permissions;
 
 mod admit;
+mod authority;
 mod backoff;
 mod cluster;
 mod confirm;
@@ -80,6 +81,17 @@ pub enum Error {
         #[source]
         source: gitlab_client::ClientError,
     },
+    /// The `tls-ca-file` of a runner entry cannot be used.
+    #[error("runner \"{runner}\": failed to read tls-ca-file {file}")]
+    Authority {
+        /// Name of the entry.
+        runner: String,
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The system id leaves nothing that Kubernetes takes for a label.
     #[error("system id \"{0}\" has no letter or digit")]
     SystemId(String),
@@ -116,8 +128,10 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     if recover::recover(&manager).await {
         for runner in &manager.runners {
-            let (manager, runner) = (manager.clone(), runner.clone());
-            manager.clone().spawn(async move { poll::poll(&manager, &runner).await });
+            for _ in 0..runner.questions {
+                let (manager, runner) = (manager.clone(), runner.clone());
+                manager.clone().spawn(async move { poll::poll(&manager, &runner).await });
+            }
         }
         stop.cancelled().await;
     }

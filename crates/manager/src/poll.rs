@@ -1,4 +1,4 @@
-//! Asking for jobs: one long-polling loop per `[[runners]]` entry.
+//! Asking for jobs: long-polling loops, `request_concurrency` of them per `[[runners]]` entry.
 //!
 //! Room is taken before the question, so that a job that is handed out can always start. After a job the next question
 //! follows at once; a pause is made only after an empty answer that came at once, because a long poll that the server

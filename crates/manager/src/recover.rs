@@ -153,5 +153,5 @@ fn runner_of(manager: &Manager, namespace: &str, plan: &Plan) -> Result<Arc<Runn
     };
     config.kubernetes.namespace = namespace.to_owned();
     config.kubernetes.image = settings.image.clone();
-    RunnerSide::new(config, 1, &manager.version).map(Arc::new)
+    RunnerSide::new(config, plan.coordinator.ca_pem.clone(), 1, &manager.version).map(Arc::new)
 }

@@ -1,7 +1,7 @@
 //! What the parts of a manager share, made once from the options.
 
 use crate::watch::Hub;
-use crate::{Error, Options};
+use crate::{Error, Options, authority};
 use agent_contract::names;
 use gitlab_api::{Features, Info};
 use gitlab_client::{Client, ClientConfig};
@@ -51,6 +51,10 @@ pub struct RunnerSide {
     pub gitlab: Client,
     /// Its token.
     pub token: Secret,
+    /// Certificates (PEM) to trust at its GitLab besides the public ones.
+    pub ca_pem: Option<String>,
+    /// Most requests for a job at once (`request_concurrency`).
+    pub questions: usize,
     /// Namespace of its pods.
     pub namespace: String,
     /// Room for jobs of this entry (`limit`).
@@ -133,15 +137,20 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         return Err(Error::SystemId(options.system_id));
     }
     let concurrent = options.config.concurrent() as usize;
-    if concurrent < options.config.runners.len() {
-        tracing::warn!(concurrent, "fewer jobs at once than runners: they take turns in asking, which can take a minute each");
-    }
     let runners = options
         .config
         .runners
         .into_iter()
-        .map(|config| RunnerSide::new(config, concurrent, &options.version).map(Arc::new))
+        .map(|config| {
+            let ca_pem = authority::of(&config)?;
+            RunnerSide::new(config, ca_pem, concurrent, &options.version).map(Arc::new)
+        })
         .collect::<Result<Vec<_>, _>>()?;
+    let questions: usize = runners.iter().map(|runner| runner.questions).sum();
+    if concurrent < questions {
+        let message = "fewer jobs at once than requests for them: these take turns, which can take a minute each";
+        tracing::warn!(concurrent, questions, "{message}");
+    }
     Ok(Arc::new(Manager {
         client: options.client,
         system_id: options.system_id,
@@ -161,15 +170,24 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
 
 impl RunnerSide {
     /// An entry with its connection.
-    pub fn new(config: runner_config::Runner, concurrent: usize, version: &str) -> Result<Self, Error> {
+    pub fn new(config: runner_config::Runner, ca_pem: Option<String>, concurrent: usize, version: &str) -> Result<Self, Error> {
         let client = ClientConfig {
             url: config.url.clone(),
-            ca_pem: None,
+            ca_pem: ca_pem.clone(),
             user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
         };
         let gitlab = Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })?;
         let namespace = config.kubernetes.namespace().to_owned();
         let limit = if config.limit == 0 { concurrent } else { config.limit as usize };
-        Ok(Self { gitlab, token: Secret::new(config.token.clone()), namespace, room: Arc::new(Semaphore::new(limit)), config })
+        Ok(Self {
+            gitlab,
+            token: Secret::new(config.token.clone()),
+            ca_pem,
+            // A request holds room for its job: more of them than there is room would only wait for each other.
+            questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
+            namespace,
+            room: Arc::new(Semaphore::new(limit)),
+            config,
+        })
     }
 }

@@ -42,6 +42,11 @@ pub struct Runner {
     pub executor: String,
     /// Most jobs at once of this entry; 0 means no limit.
     pub limit: u32,
+    /// Most requests for a job at once; 0 means 1.
+    pub request_concurrency: u32,
+    /// File with certificates (PEM) to trust at GitLab besides the public ones.
+    #[serde(rename = "tls-ca-file")]
+    pub tls_ca_file: String,
     /// KiB of a job's log; 0 means 4096.
     pub output_limit: u64,
     /// Replaces the address in clone URLs.

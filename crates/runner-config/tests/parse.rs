@@ -29,6 +29,21 @@ fn an_ordinary_file_is_read_without_a_word() {
 }
 
 #[test]
+fn how_gitlab_is_asked_is_read_with_the_names_of_gitlab_runner() {
+    let text = GOOD.replace("name =", "request_concurrency = 4\ntls-ca-file = \"/etc/ca.pem\"\nname =");
+    let parsed = parse(&text).unwrap();
+    let runner = &parsed.config.runners[0];
+    assert_eq!((runner.request_concurrency, runner.tls_ca_file.as_str(), parsed.warnings.len()), (4, "/etc/ca.pem", 0));
+}
+
+#[test]
+fn the_namespaces_of_all_runners_are_told_once_each() {
+    let more = GOOD.replace("concurrent = 10", "").replace("namespace = \"ci\"", "");
+    let parsed = parse(&format!("{GOOD}{}{}", more, GOOD.replace("concurrent = 10", ""))).unwrap();
+    assert_eq!(parsed.config.namespaces().into_iter().collect::<Vec<_>>(), ["ci", "default"]);
+}
+
+#[test]
 fn keys_that_are_not_read_are_told_apart() {
     let text = GOOD.replace("memory_limit", "helper_image_flavor = \"alpine\"\nmemory_limt");
     let warnings = parse(&text).unwrap().warnings;

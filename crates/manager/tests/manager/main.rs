@@ -1,6 +1,7 @@
 //! The manager between a GitLab and a Kubernetes API; one program, so that all share one bench.
 
 mod bench;
+mod configuration;
 mod diagnose;
 mod jobs;
 mod kills;

@@ -24,6 +24,8 @@ struct Known {
     jobs: BTreeMap<u64, JobThere>,
     /// Answers of the next job requests instead of the right ones.
     request_faults: VecDeque<u16>,
+    /// Job requests that wait for their answer, and the most that there were.
+    open: (usize, usize),
     /// After this an unconfirmed job goes back to the queue.
     trial: Option<Duration>,
 }
@@ -109,6 +111,16 @@ impl Gitlab {
         change(self.known.lock().unwrap().jobs.entry(id).or_default());
     }
 
+    /// Job requests that wait for their answer.
+    pub fn open_requests(&self) -> usize {
+        self.known.lock().unwrap().open.0
+    }
+
+    /// The most of them at once.
+    pub fn most_requests(&self) -> usize {
+        self.known.lock().unwrap().open.1
+    }
+
     pub fn requests(&self) -> Vec<JobRequest> {
         self.known.lock().unwrap().requests.clone()
     }
@@ -124,6 +136,29 @@ impl Gitlab {
 }
 
 async fn request(State(gitlab): State<Gitlab>, body: Bytes) -> Response {
+    let _open = Open::new(&gitlab);
+    answer_request(&gitlab, body).await
+}
+
+/// A job request until its answer, or its end.
+struct Open(Gitlab);
+
+impl Open {
+    fn new(gitlab: &Gitlab) -> Self {
+        let (open, most) = &mut gitlab.known.lock().unwrap().open;
+        *open += 1;
+        *most = (*most).max(*open);
+        Self(gitlab.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.known.lock().unwrap().open.0 -= 1;
+    }
+}
+
+async fn answer_request(gitlab: &Gitlab, body: Bytes) -> Response {
     let until = tokio::time::Instant::now() + HOLD;
     let request: JobRequest = serde_json::from_slice(&body).unwrap();
     gitlab.known.lock().unwrap().requests.push(request);

@@ -94,9 +94,14 @@ impl Bench {
 
     /// A manager with `concurrent` and more lines of `[runners.kubernetes]`.
     pub fn manager(&self, concurrent: u32, kubernetes: &str) -> Running {
+        self.manager_of(concurrent, "", kubernetes)
+    }
+
+    /// A manager with more lines of `[[runners]]` as well.
+    pub fn manager_of(&self, concurrent: u32, runner: &str, kubernetes: &str) -> Running {
         let text = format!(
             "concurrent = {concurrent}\ncheck_interval = 1\n[[runners]]\nname = \"one\"\nurl = \"{}\"\ntoken = \"glrt-secretrunnertoken\"\n\
-             executor = \"kubernetes\"\n[runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
+             executor = \"kubernetes\"\n{runner}\n[runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
             self.gitlab.url()
         );
         let stop = CancellationToken::new();
