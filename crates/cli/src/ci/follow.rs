@@ -26,9 +26,8 @@ const CANCEL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the coordinator's state cannot be read or the manager is gone.
-pub async fn follow(started: &Started, arguments: &CiArguments) -> Result<Ending> {
+pub async fn follow(started: &Started, arguments: &CiArguments, stops: &mut Stops) -> Result<Ending> {
     let mut events = started.coordinator.events();
-    let mut stops = Stops::new()?;
     let first = started.coordinator.pipeline(started.pipeline)?;
     let mut view = View::new(started, arguments, &first);
     let mut canceled_at = None;
@@ -78,17 +77,24 @@ fn ending(state: &PipelineState, interrupted: bool) -> Option<Ending> {
 }
 
 /// The user's wish to stop: Ctrl-C, or a TERM from a service manager.
-struct Stops {
+///
+/// Made before anything is started, so that a Ctrl-C at any time is heard and what was started is removed.
+pub struct Stops {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stops {
-    fn new() -> Result<Self> {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When signals cannot be listened to.
+    pub fn new() -> Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    /// The next wish.
+    pub async fn next(&mut self) {
         tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
     }
 }

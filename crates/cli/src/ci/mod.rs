@@ -14,7 +14,7 @@ pub mod screen;
 pub mod snapshot;
 pub mod started;
 
-use crate::arguments::{CiArguments, EXIT_CONFIGURATION};
+use crate::arguments::{CiArguments, EXIT_CONFIGURATION, EXIT_INTERRUPTED};
 use anyhow::{Context, Result};
 use snapshot::Snapshot;
 use started::Started;
@@ -39,9 +39,14 @@ pub fn run(arguments: &CiArguments) -> Result<ExitCode> {
     let Some(compiled) = compile(arguments, &snapshot)? else { return Ok(ExitCode::from(EXIT_CONFIGURATION)) };
     let runtime = tokio::runtime::Runtime::new().context("failed to start")?;
     let report = runtime.block_on(async {
+        let mut stops = follow::Stops::new()?;
         let started = Started::start(arguments, &snapshot, compiled, work.path()).await?;
-        let ended = follow::follow(&started, arguments).await;
-        started.stop().await;
+        let ended = follow::follow(&started, arguments, &mut stops).await;
+        tokio::select! {
+            () = started.stop() => {}
+            // Who cannot wait for that either.
+            () = stops.next() => std::process::exit(i32::from(EXIT_INTERRUPTED)),
+        }
         started.report(ended?, begun.elapsed())
     })?;
     tell(arguments, &report)?;

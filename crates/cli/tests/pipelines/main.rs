@@ -58,6 +58,7 @@ fn all() -> Vec<Case> {
             a_name_that_is_no_image_is_told,
             two_hundred_children_are_gone_after_an_interrupt,
             a_run_that_is_told_to_end_while_an_image_is_pulled_ends,
+            an_interrupt_while_it_starts_is_heard,
             a_helper_that_dies_is_told,
             a_build_container_that_dies_is_told,
             a_second_interrupt_exits_at_once_and_the_next_start_cleans,

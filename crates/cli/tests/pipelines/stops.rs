@@ -51,6 +51,14 @@ pub fn a_run_that_is_told_to_end_while_an_image_is_pulled_ends() {
     println!("    gone {:.1} s after the signal", begun.elapsed().as_secs_f64());
 }
 
+pub fn an_interrupt_while_it_starts_is_heard() {
+    let repository = Repository::new("job: {script: sleep 1000}\n");
+    let mut gantry = Gantry::start(repository.path(), &[]);
+    gantry.wait_until("the node is made", |_| !instances().is_empty());
+    gantry.signal(Signal::INT);
+    gantry.end().expect(130).shows("interrupted");
+}
+
 /// Kills the agents of a container of the only job there is, from outside.
 fn without_its(container: &str) {
     let repository = Repository::new("job:\n  script: ['echo \"it runs: $((1+1))\"', sleep 1000]\n");
