@@ -3,7 +3,8 @@
 //! Prints the median and the spread of both halves: pod created → first byte, and job pending → first byte. Nothing is
 //! asserted: the numbers depend on the machine, the goal (median below 300 ms on two cores) stands in the design.
 //!
-//! `cargo xtask agent && sudo -E env PATH="$PATH" cargo bench --package cli --bench first_byte`
+//! `cargo xtask agent`, then as root
+//! `GANTRY_AGENT=$PWD/target/agent/gantry-agent cargo bench --package cli --bench first_byte`
 
 use ci_yaml::pipeline::{Pipeline, PipelineJob};
 use coordinator::{Coordinator, Event, JobStatus, NewPipeline, PipelineContext};
