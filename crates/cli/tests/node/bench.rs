@@ -70,6 +70,13 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// The most memory it has ever had, in KiB (`VmHWM` of proc(5)).
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// How it ended, which must be soon.
     pub fn ends_within(&mut self, most: Duration) -> ExitStatus {
         let until = Instant::now() + most;

@@ -39,7 +39,7 @@ impl<'a> GitLab<'a> {
         let project = coordinator.create_project("group/project", &repository).unwrap();
         let config = format!(
             "concurrent = 4\ncheck_interval = 1\n[[runners]]\nname = \"test\"\nurl = \"{url}\"\ntoken = \"{token}\"\n\
-             executor = \"kubernetes\"\n[runners.kubernetes]\nimage = \"host\"\n{kubernetes}\n"
+             executor = \"kubernetes\"\noutput_limit = 200000\n[runners.kubernetes]\nimage = \"host\"\n{kubernetes}\n"
         );
         std::fs::write(bench.path("config.toml"), &config).unwrap();
         Self { bench, coordinator, project, sha, config }

@@ -92,6 +92,26 @@ fn a_job_that_takes_too_much_memory_is_told_to_raise_its_limit() {
 }
 
 #[test]
+fn a_log_of_100_mb_is_exact_and_no_byte_of_it_passes_the_manager() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let manager = gitlab.manager("manager.log");
+    assert_eq!(gitlab.ends(gitlab.job("echo small")).status, JobStatus::Success);
+    bench.is_clean();
+    let before = manager.peak_memory();
+    let ended = gitlab.ends(gitlab.job("head -c 100000000 /dev/zero | tr '\\0' x | fold -w 99"));
+    assert_eq!(ended.status, JobStatus::Success);
+    let facts = gitlab.coordinator.trace_facts(ended.id).unwrap();
+    assert!(facts.bytes > 100_000_000, "{facts:?}");
+    assert_eq!(facts.reported_bytes, Some(facts.bytes));
+    assert_eq!(facts.reported_checksum, Some(format!("crc32:{:08x}", facts.crc32)));
+    bench.is_clean();
+    let grown = manager.peak_memory() - before;
+    println!("the manager's memory grew by {grown} KiB from {before} KiB over a log of {} bytes", facts.bytes);
+    assert!(grown < 4096, "the manager grew by {grown} KiB");
+}
+
+#[test]
 fn a_manager_sees_that_its_node_died_with_the_pods() {
     let Some(mut bench) = Bench::start() else { return };
     let gitlab = GitLab::start(&bench, "");
