@@ -7,8 +7,6 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Helper image when the configuration names none.
-const HELPER_IMAGE: &str = "gantry-helper";
 /// Environment variable that names the file with the cluster's address.
 const KUBECONFIG: &str = "KUBECONFIG";
 /// Environment variable that is set in every pod.
@@ -55,7 +53,7 @@ async fn manage(config: runner_config::Config, system_id: String) -> Result<()> 
         config,
         client,
         system_id,
-        helper_image: HELPER_IMAGE.to_owned(),
+        helper_image: node::HELPER_IMAGE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stop,
     };

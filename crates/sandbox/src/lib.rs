@@ -18,6 +18,7 @@ mod exec;
 mod files;
 mod gate;
 mod machine;
+mod mount_table;
 mod mounts;
 mod namespaces;
 mod network;
@@ -31,6 +32,7 @@ pub use container::Container;
 pub use error::{Error, StartError};
 pub use exec::Exec;
 pub use machine::Machine;
+pub use mount_table::mounts_at_or_below;
 pub use pod::Pod;
 pub use spec::{
     Bind, Capabilities, ContainerSpec, ExecSpec, Exit, IdRange, Layer, Overlay, PodOptions, Resources, Rootfs, Swept, User,

@@ -4,6 +4,7 @@
 //! handed to the runtime. So a container needs no right on the path of a source, and a mount that cannot be written
 //! is made so where the container cannot undo it.
 
+use crate::mount_table::mounts_at_or_below;
 use crate::{Error, IdRange};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -129,18 +130,9 @@ pub(crate) fn detach(target: &Path) {
 
 /// Takes every mount below a directory away, deepest first.
 pub(crate) fn detach_below(top: &Path) -> Result<(), Error> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").map_err(Error::system("read /proc/self/mountinfo"))?;
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
-    let mut below: Vec<PathBuf> = points.filter(|point| point.starts_with(top) && point != top).collect();
-    below.reverse();
-    for point in below {
-        detach(&point);
+    let found = mounts_at_or_below(top).map_err(Error::system("read /proc/self/mountinfo"))?;
+    for point in found.iter().rev().filter(|point| *point != top) {
+        detach(point);
     }
     Ok(())
-}
-
-/// `mountinfo` writes space, tab, newline and backslash in octal (proc(5)).
-fn unescaped(text: &str) -> PathBuf {
-    let plain = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
-    PathBuf::from(plain)
 }

@@ -15,8 +15,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Image of the helper container; the node lays the agent into it.
-const HELPER_IMAGE: &str = "gantry-helper";
 /// Longest log of a job, in KiB: here the disk is the user's own, so it is far above GitLab's 4 MiB.
 const OUTPUT_LIMIT_KIB: u64 = 1024 * 1024;
 /// Jobs at once on a machine of few cores: most jobs wait more than they compute.
@@ -66,7 +64,7 @@ impl Started {
             config: config(arguments, &url, &token),
             client,
             system_id: "s_local".to_owned(),
-            helper_image: HELPER_IMAGE.to_owned(),
+            helper_image: node::HELPER_IMAGE.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stop: stop.clone(),
         }));
