@@ -1,0 +1,1 @@
+//! Scenarios, played on the embedded node and on a real cluster alike.
