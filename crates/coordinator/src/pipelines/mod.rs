@@ -50,8 +50,26 @@ pub struct PipelineContext {
     pub config_path: String,
     /// Who started it; empty fields are not told to jobs.
     pub user: User,
-    /// Variables given by the user (`--var`): they win over those of the file.
+    /// Variables of the project: they win over those of the file.
+    pub project_variables: Vec<ProjectVariable>,
+    /// Variables given by the user (`--var`): they win over all others.
     pub variables: Vec<(String, String)>,
+}
+
+/// A CI/CD variable of the project's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectVariable {
+    /// Name.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// Kept out of logs.
+    pub masked: bool,
+    /// The job gets the path of a file with the value.
+    pub file: bool,
+    /// Nothing in it is expanded.
+    pub raw: bool,
 }
 
 /// The commit in words.

@@ -1,7 +1,7 @@
 //! Predefined variables: GitLab's names, with values from git and from us, never invented.
 //!
-//! Order is GitLab's precedence (a later one wins): predefined, then those of the file, then `GITLAB_USER_*`, then
-//! those the user gave. What cannot be known here (merge requests, registries, Pages) is left unset.
+//! Order is GitLab's precedence (a later one wins): predefined, then those of the file, then `GITLAB_USER_*`, then those
+//! of the project, then those the user gave. What cannot be known here (merge requests, registries, Pages) is left unset.
 
 use super::{PipelineContext, payload::Facts};
 use gitlab_api::payload::Variable;
@@ -170,6 +170,10 @@ pub fn of_job(facts: &Facts<'_>, from_file: Vec<Variable>) -> Vec<Variable> {
     variables.push(Variable { key: "CI_REPOSITORY_URL".into(), value: facts.repository_url(), ..Variable::default() });
     variables.extend(from_file);
     variables.extend(of_user(context).into_iter().map(public));
+    variables.extend(context.project_variables.iter().map(|one| {
+        let (key, value) = (one.key.clone(), one.value.clone());
+        Variable { key, value, masked: one.masked, file: one.file, raw: one.raw, ..Variable::default() }
+    }));
     let given = context.variables.iter().cloned();
     variables.extend(given.map(|(key, value)| Variable { key, value, ..Variable::default() }));
     variables
