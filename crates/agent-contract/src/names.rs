@@ -3,8 +3,8 @@
 //! | what | name |
 //! | --- | --- |
 //! | containers | `build`, `helper`, `svc-0`, `svc-1`, … (GitLab Runner's names: dashboards and policies rely on them) |
-//! | volumes | `gantry` (agent and socket), `gantry-plan` (plan Secret), `repo` (builds) |
-//! | directories | `/gantry` in helper, build and services' neighbour; `/gantry-plan` in the helper alone |
+//! | volumes | `gantry` (agent and socket), `gantry-plan` (plan Secret), `repo` (builds), `gantry-agent` (helper image), `gantry-tmp` |
+//! | directories | `/gantry` in helper and build; `/gantry-plan` in the helper alone; `/gantry-agent` in build, where volumes can be images |
 //! | labels | `gantry.dev/…` and GitLab Runner's `job.runner.gitlab.com/…` |
 
 /// Container that runs `gantry-agent run`.
@@ -27,6 +27,16 @@ pub const SHARED_AGENT: &str = "/gantry/gantry-agent";
 pub const SERVE_SOCKET: &str = "/gantry/serve.sock";
 /// The agent in the helper image.
 pub const HELPER_AGENT: &str = "/usr/bin/gantry-agent";
+/// Volume of the helper image, in the build container, where the cluster offers that.
+pub const AGENT_VOLUME: &str = "gantry-agent";
+/// Where [`AGENT_VOLUME`] is mounted.
+pub const AGENT_DIR: &str = "/gantry-agent";
+/// The agent in [`AGENT_VOLUME`].
+pub const MOUNTED_AGENT: &str = "/gantry-agent/usr/bin/gantry-agent";
+/// Volume for temporary files of a helper whose root cannot be written to.
+pub const TEMPORARY_VOLUME: &str = "gantry-tmp";
+/// Where [`TEMPORARY_VOLUME`] is mounted.
+pub const TEMPORARY_DIR: &str = "/tmp";
 /// Volume of the plan Secret, in the helper alone.
 pub const PLAN_VOLUME: &str = "gantry-plan";
 /// Where [`PLAN_VOLUME`] is mounted.
@@ -60,5 +70,6 @@ pub const LABEL_JOB: &str = "gantry.dev/job-id";
 pub const LABEL_RUNNER: &str = "gantry.dev/runner";
 /// Label: project number.
 pub const LABEL_PROJECT: &str = "gantry.dev/project-id";
-/// Annotation of the plan Secret: how far the job has come (`stored`, `launched`, `telling-OFFSET`).
+/// Annotation of the plan Secret: how far the job has come (`stored`, `launched`, `again-ATTEMPT-PULLS`,
+/// `launched-ATTEMPT-PULLS`, `telling-OFFSET`).
 pub const ANNOTATION_STEP: &str = "gantry.dev/step";

@@ -79,6 +79,8 @@ pub struct Settings {
     pub cancel_grace_seconds: u64,
     /// How many tries the final update has.
     pub final_update_tries: u32,
+    /// What the log says before the job begins.
+    pub warnings: Vec<String>,
 }
 
 /// Why a plan cannot be read or written.

@@ -15,9 +15,13 @@ use gitlab_client::{Client, ClientConfig};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// GitLab's own default for a log, when the plan names none: 4 MiB.
 const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
+/// How often the build container is looked for.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Where things lie in the pod.
 #[derive(Clone, Debug)]
@@ -38,15 +42,23 @@ pub fn main(places: &Places) -> Result<ExitCode> {
     // Files of the helper must be usable by whatever user the build container runs as (GitLab Runner's default).
     rustix::process::umask(rustix::fs::Mode::empty());
     let started = install(&places.shared).and_then(|()| read_plan(&places.plan)).and_then(|plan| run_plan(&plan, places));
-    let verdict = started.unwrap_or_else(|error| {
-        eprintln!("gantry-agent: {error:#}");
-        Ending::failed(job::FailureReason::RunnerSystemFailure, format!("{error:#}")).verdict(false, 0)
-    });
+    let verdict = match started {
+        Ok(Some(verdict)) => verdict,
+        Ok(None) => {
+            eprintln!("gantry-agent: told to stop before the build container came up");
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => {
+            eprintln!("gantry-agent: {error:#}");
+            Ending::failed(job::FailureReason::RunnerSystemFailure, format!("{error:#}")).verdict(false, 0)
+        }
+    };
     write_verdict(&places.verdict, &verdict);
     Ok(if verdict.job_state() == Some(job::JobState::Success) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_plan(plan: &Plan, places: &Places) -> Result<Verdict> {
+/// `None` when nothing of the job has begun.
+fn run_plan(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     runtime.block_on(job(plan, places))
 }
@@ -71,7 +83,7 @@ fn read_plan(directory: &Path) -> Result<Plan> {
     Plan::from_parts(&parts).context("the plan cannot be used")
 }
 
-async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
+async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     let settings = &plan.settings;
     let client = Client::new(&ClientConfig {
         url: plan.coordinator.url.clone(),
@@ -81,12 +93,25 @@ async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
     let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });
     let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
     let trace = Trace::new(limit, masked(plan)).context("failed to make room for the trace")?;
+    // Until the build container listens the manager is the writer of the trace, and may yet make another pod.
+    let begun = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn({
-        let (trace, owner) = (trace.clone(), owner.clone());
-        async move { trace.send(&owner).await }
+        let (trace, owner, begun) = (trace.clone(), owner.clone(), begun.clone());
+        let socket = places.shared.join(crate::serve::file_name(names::SERVE_SOCKET));
+        async move {
+            while !socket.exists() {
+                tokio::time::sleep(LOOK).await;
+            }
+            begun.store(true, Ordering::Relaxed);
+            trace.send(&owner).await;
+        }
     });
     let mut stages = stages::Stages::new(plan, places, &owner.client, trace.clone());
-    let ending = stages.run().await;
+    let ending = tokio::select! {
+        biased;
+        () = told_to_stop_before(&begun) => return Ok(None),
+        ending = stages.run() => ending,
+    };
     last_line(&trace, &ending).await;
     trace.flush();
     sender.abort();
@@ -98,7 +123,18 @@ async fn job(plan: &Plan, places: &Places) -> Result<Verdict> {
     let told = ending.to_final(&plan.job.features.failure_reasons);
     let reported = abandoned || trace.finish(&owner, &told, settings.final_update_tries).await;
     stages.leave(&ending).await;
-    Ok(ending.verdict(reported, trace.length()))
+    Ok(Some(ending.verdict(reported, trace.length())))
+}
+
+/// Comes back when the pod is deleted and nobody has heard of us: what becomes of the job is the manager's to say.
+async fn told_to_stop_before(begun: &AtomicBool) {
+    let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    terminate.recv().await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Values that must not appear: masked variables and every token of the plan.

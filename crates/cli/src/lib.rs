@@ -7,6 +7,7 @@
 pub mod agent_binary;
 pub mod arguments;
 pub mod ci;
+pub mod connection;
 pub mod local_node;
 pub mod manager_run;
 pub mod rbac;

@@ -1,16 +1,12 @@
 //! `gantry run`: the manager, for as long as nobody stops it.
 
 use crate::arguments::{EXIT_INTERRUPTED, RunArguments};
+use crate::connection;
 use anyhow::{Context, Result};
-use kube::config::{KubeConfigOptions, KubeconfigError};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Environment variable that names the file with the cluster's address.
-const KUBECONFIG: &str = "KUBECONFIG";
-/// Environment variable that is set in every pod.
-const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
 /// Name of the file that keeps this manager's id, beside the configuration (GitLab Runner's own).
 const SYSTEM_ID_FILE: &str = ".runner_system_id";
 
@@ -37,7 +33,7 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
 }
 
 async fn manage(config: runner_config::Config, system_id: String) -> Result<()> {
-    let client = cluster().await?;
+    let clusters = connection::clusters(&config).await?;
     let stop = CancellationToken::new();
     let mut signals = Signals::new()?;
     let stopper = stop.clone();
@@ -51,43 +47,13 @@ async fn manage(config: runner_config::Config, system_id: String) -> Result<()> 
     });
     let options = manager::Options {
         config,
-        client,
+        clusters,
         system_id,
         helper_image: node::HELPER_IMAGE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stop,
     };
     manager::run(options).await.context("the manager stopped")
-}
-
-/// The cluster of `KUBECONFIG`, of `~/.kube/config`, or the one this program runs in. A `KUBECONFIG` that cannot be used
-/// is an error: another cluster is not what was asked for.
-async fn cluster() -> Result<kube::Client> {
-    let config = match kube::Config::from_kubeconfig(&KubeConfigOptions::default()).await {
-        Ok(config) => config,
-        Err(_) if std::env::var_os(KUBECONFIG).is_none() && std::env::var_os(IN_CLUSTER).is_some() => {
-            kube::Config::incluster().context("failed to find the Kubernetes cluster this program runs in")?
-        }
-        Err(error) => {
-            let why = without_content(&error);
-            anyhow::bail!(
-                "failed to find a Kubernetes cluster: {why}; name its kubeconfig in {KUBECONFIG} (`gantry node` writes one)"
-            )
-        }
-    };
-    kube::Client::try_from(config).context("failed to use the Kubernetes cluster")
-}
-
-/// What is wrong with a kubeconfig, without the lines that a YAML error shows: they may be a key.
-fn without_content(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::ReadConfig(source, path) => format!("failed to read {}: {source}", path.display()),
-        KubeconfigError::Parse(error) => match error.location() {
-            Some(place) => format!("the kubeconfig is not valid, line {}", place.line()),
-            None => "the kubeconfig is not valid".to_owned(),
-        },
-        other => other.to_string(),
-    }
 }
 
 /// What ends a manager.

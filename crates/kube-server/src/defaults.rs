@@ -99,6 +99,10 @@ fn pod(object: &mut Value) {
     ] {
         spec.entry(field).or_insert(value);
     }
+    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        // As a server does whose volumes cannot be images: a field of a feature that is off is dropped without a word.
+        volume.as_object_mut().map(|volume| volume.remove("image"));
+    }
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let latest = container["image"].as_str().is_some_and(|image| {

@@ -4,8 +4,9 @@ use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
 use gitlab_api::JobResponse;
-use job::{Job, JobId, Secret, Variable};
+use job::{FailureReason, Job, JobId, Secret, Variable};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -45,8 +46,20 @@ pub struct Tracked {
     pub token: Secret,
     /// The entry it came through.
     pub runner: Arc<RunnerSide>,
+    /// Namespace of its pod.
+    pub namespace: String,
+    /// Name of its first pod, which the names of its plan begin with.
+    pub first: String,
     /// Name of its pod.
     pub pod: String,
+    /// Which pod this is, from 1.
+    pub attempt: u32,
+    /// How many pods before it could not pull an image.
+    pub pull_failures: u32,
+    /// Its pod has a volume that is an image.
+    pub has_image_volume: bool,
+    /// Where the manager's own lines end in the trace.
+    pub written: AtomicU64,
     /// How many Secrets hold its plan.
     pub parts: usize,
     /// Failure reasons that its GitLab knows.
@@ -60,6 +73,27 @@ pub struct Tracked {
 }
 
 impl Tracked {
+    /// What is kept of a job that has no plan.
+    pub fn bare(id: JobId, token: Secret, runner: Arc<RunnerSide>) -> Self {
+        Self {
+            id,
+            token,
+            runner,
+            namespace: String::new(),
+            first: String::new(),
+            pod: String::new(),
+            attempt: 1,
+            pull_failures: 0,
+            has_image_volume: false,
+            written: AtomicU64::new(0),
+            parts: 0,
+            knows: Vec::new(),
+            timeout: Duration::ZERO,
+            telling_at: None,
+            masked: Vec::new(),
+        }
+    }
+
     /// What is kept of a plan.
     pub fn new(plan: &Plan, runner: Arc<RunnerSide>, parts: usize) -> Self {
         let job = &plan.job;
@@ -70,21 +104,25 @@ impl Tracked {
         masked.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
         masked.dedup();
         Self {
-            id: job.id,
-            token: job.token.clone(),
-            runner,
+            namespace: plan.settings.namespace.clone(),
+            first: plan.settings.pod_name.clone(),
             pod: plan.settings.pod_name.clone(),
             parts,
             knows: job.features.failure_reasons.clone(),
             timeout: job.timeout,
-            telling_at: None,
             masked: masked.into_iter().map(Secret::new).collect(),
+            ..Self::bare(job.id, job.token.clone(), runner)
         }
     }
 
     /// Namespace of the pod.
     pub fn namespace(&self) -> &str {
-        &self.runner.namespace
+        &self.namespace
+    }
+
+    /// Calls to its cluster.
+    pub fn client(&self) -> kube::Client {
+        self.runner.cluster.client.clone()
     }
 
     /// A text of the cluster as it may stand in the trace: an image's name, for one, may hold a masked value.
@@ -100,34 +138,36 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobRespo
     tracing::info!(job.id = id, runner.name = runner.config.name, "job received");
     match payload.into_job() {
         Ok(job) => {
-            let plan = plan(manager, runner, job);
+            let namespace = match pod_spec::namespace(&job, &runner.config) {
+                Ok(namespace) => namespace,
+                Err(error) => {
+                    let refused = Tracked::bare(id, token, runner.clone());
+                    let refused = Tracked { knows: job.features.failure_reasons, ..refused };
+                    return refuse(manager, refused, (FailureReason::RunnerConfigurationError, error.to_string()), slot);
+                }
+            };
+            let plan = plan(manager, runner, job, namespace);
             let task = steps::from_the_start(manager.clone(), runner.clone(), plan, slot);
             manager.spawn(task);
         }
         Err(error) if id > 0 && !token.is_empty() => {
-            let job = Tracked {
-                id,
-                token,
-                runner: runner.clone(),
-                pod: String::new(),
-                parts: 0,
-                knows: Vec::new(),
-                timeout: Duration::ZERO,
-                telling_at: None,
-                masked: Vec::new(),
-            };
-            let manager = manager.clone();
-            manager.clone().spawn(async move {
-                steps::refuse(&manager, &job, &error.to_string()).await;
-                drop(slot);
-            });
+            let refused = Tracked::bare(id, token, runner.clone());
+            refuse(manager, refused, (FailureReason::RunnerSystemFailure, error.to_string()), slot);
         }
         Err(error) => tracing::error!(job.id = id, runner.name = runner.config.name, %error, "a job that cannot even be refused"),
     }
 }
 
+fn refuse(manager: &Arc<Manager>, job: Tracked, (reason, sentence): (FailureReason, String), slot: Slot) {
+    let manager = manager.clone();
+    manager.clone().spawn(async move {
+        steps::refuse(&manager, &job, reason, &sentence).await;
+        drop(slot);
+    });
+}
+
 /// Everything the agent needs.
-fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job) -> Plan {
+fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String) -> Plan {
     let config = &runner.config;
     // What the runner sets stands in front: a job's own variables win.
     let mut variables: job::Variables = runner_variables(manager, runner).into_iter().collect();
@@ -151,7 +191,7 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job) -> Plan {
             runner_name: config.name.clone(),
             runner_short_token: config.short_token().to_owned(),
             system_id: manager.system_id.clone(),
-            namespace: runner.namespace.clone(),
+            namespace,
             pod_name: pod_spec::pod_name(&job, config, 1),
             image: job.variables.expanded().expand(image),
             output_limit: if config.output_limit == 0 { OUTPUT_LIMIT } else { config.output_limit } * 1024,
@@ -159,6 +199,7 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job) -> Plan {
             post_build_script: config.post_build_script.clone(),
             cancel_grace_seconds: 0,
             final_update_tries: FINAL_UPDATE_TRIES,
+            warnings: pod_spec::warnings(&job, config),
         },
         job,
     }

@@ -72,6 +72,11 @@ impl CallError {
         matches!(self, Self::Refused { code: 404, .. })
     }
 
+    /// Whether a quota of the namespace is used up.
+    pub fn is_over_quota(&self) -> bool {
+        matches!(self, Self::Refused { code: 403, message, .. } if message.contains("exceeded quota"))
+    }
+
     /// HTTP status of a refusal.
     pub fn code(&self) -> Option<u16> {
         if let Self::Refused { code, .. } = self { Some(*code) } else { None }

@@ -6,7 +6,7 @@
 
 use agent_contract::{Verdict, names};
 use job::FailureReason;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
 /// What a pod's state says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,19 @@ pub struct Diagnosis {
     pub sentence: String,
     /// Whether a script may have run: such a job is never started again by itself.
     pub script_may_have_run: bool,
+    /// What may help a job of which no script has run.
+    pub cure: Option<Cure>,
+}
+
+/// What another pod has to do better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// Pull its images by the next policy.
+    NextPolicy,
+    /// Nothing: the cluster took the first one away.
+    AnotherPod,
+    /// Do without a volume that is an image, if it had one.
+    NoImageVolume,
 }
 
 const NETWORK: [&str; 9] = [
@@ -64,10 +77,13 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
     if let Some(verdict) = helper.and_then(|helper| verdict(helper)) {
         return if verdict.reported { Finding::Reported } else { Finding::Unreported(verdict) };
     }
-    let started = containers.iter().any(|one| one.name == names::HELPER_CONTAINER && has_started(one));
-    let fail = |reason, sentence: String| Finding::Failed(Diagnosis { reason, sentence, script_may_have_run: started });
+    // Of a pod that nobody has seen everything has to be feared.
+    let started = pod.status.is_none() || script_may_have_run(pod);
+    let cured = |cure, reason, sentence| Finding::Failed(Diagnosis { reason, sentence, script_may_have_run: started, cure });
+    let fail = |reason, sentence: String| cured(None, reason, sentence);
     if let Some((reason, sentence)) = of_pod(status) {
-        return fail(reason, sentence);
+        let cure = (reason == FailureReason::RunnerSystemFailure).then_some(Cure::AnotherPod);
+        return cured(cure, reason, sentence);
     }
     if let Some((reason, sentence)) = containers.iter().find_map(|one| out_of_memory(one)) {
         // An agent that runs sees this for itself, and it knows what ran.
@@ -77,26 +93,32 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
     }
     if deleted {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let why = disruption(status).map(|why| format!(" ({why})")).unwrap_or_default();
-        return fail(FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted while the job ran{why}"));
+        let disruption = disruption(status);
+        let why = disruption.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let when = if started { "while the job ran" } else { "before the job began" };
+        let cure = disruption.is_some().then_some(Cure::AnotherPod);
+        return cured(cure, FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted {when}{why}"));
     }
-    if let Some((reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
-        return fail(reason, sentence);
+    if let Some((cure, reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
+        return cured(cure, reason, sentence);
     }
     if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
         let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ");
         let why = if words.is_empty() { "no reason is given".to_owned() } else { words };
-        return fail(FailureReason::RunnerSystemFailure, format!("the pod ended before its agent could report: {why}"));
+        // A node that refuses a pod at its door gives its own reason: OutOfcpu, NodeAffinity, …
+        let cure = (containers.is_empty() && status.reason.is_some()).then_some(Cure::AnotherPod);
+        return cured(cure, FailureReason::RunnerSystemFailure, format!("the pod ended before its agent could report: {why}"));
     }
-    if let Some((reason, sentence)) = containers.iter().find_map(|one| waiting(one)) {
-        return fail(reason, sentence);
+    if let Some((cure, reason, sentence)) = containers.iter().find_map(|one| waiting(one)) {
+        return cured(cure, reason, sentence);
     }
     Finding::GoesOn
 }
 
-/// Whether the agent was started, whatever became of it.
-pub fn agent_started(pod: &Pod) -> bool {
-    of_container(pod, names::HELPER_CONTAINER).is_some_and(has_started)
+/// Whether the build container was started, whatever became of it: no script runs anywhere else, and the agent is silent
+/// until then.
+pub fn script_may_have_run(pod: &Pod) -> bool {
+    of_container(pod, names::BUILD_CONTAINER).is_some_and(has_started)
 }
 
 /// Whether the agent runs now, as far as its node tells.
@@ -150,7 +172,21 @@ fn state(container: &ContainerStatus) -> ContainerState {
 
 fn has_started(container: &ContainerStatus) -> bool {
     let state = state(container);
-    state.running.is_some() || state.terminated.is_some_and(|end| end.started_at.is_some())
+    let came_up = |end: &ContainerStateTerminated| {
+        end.started_at.is_some() && !["StartError", "ContainerCannotRun"].contains(&end.reason.as_deref().unwrap_or_default())
+    };
+    let before = container.last_state.as_ref().and_then(|last| last.terminated.as_ref()).is_some_and(came_up);
+    before || state.running.is_some() || state.terminated.as_ref().is_some_and(came_up)
+}
+
+/// An image without a shell, as the runtime says it.
+fn has_no_shell(container: &ContainerStatus, message: &str) -> Option<(Option<Cure>, FailureReason, String)> {
+    let missing = ["executable file not found", "no such file or directory"].iter().any(|words| message.contains(words));
+    (container.name == names::BUILD_CONTAINER && message.contains("exec: \"sh\"") && missing).then(|| {
+        let image = &container.image;
+        let sentence = format!("image {image} has no shell (sh), and scripts need one: {}", message.trim());
+        (None, FailureReason::RunnerConfigurationError, sentence)
+    })
 }
 
 fn verdict(helper: &ContainerStatus) -> Option<Verdict> {
@@ -191,7 +227,7 @@ fn out_of_memory(container: &ContainerStatus) -> Option<(FailureReason, String)>
 }
 
 /// A container that ended although the agent left no verdict.
-fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
+fn terminated(container: &ContainerStatus) -> Option<(Option<Cure>, FailureReason, String)> {
     let end = state(container).terminated?;
     let (name, code) = (&container.name, end.exit_code);
     let word = end.reason.as_deref().unwrap_or_default();
@@ -202,11 +238,12 @@ fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
         .unwrap_or_default();
     let ours = name == names::HELPER_CONTAINER || name == names::BUILD_CONTAINER;
     match word {
-        "ContainerCannotRun" | "StartError" if ours => {
+        "ContainerCannotRun" | "StartError" if ours => has_no_shell(container, &message).or_else(|| {
             let sentence = format!("container {name} could not be started{message}");
-            Some((FailureReason::RunnerConfigurationError, sentence))
-        }
+            Some((of_build(name), FailureReason::RunnerConfigurationError, sentence))
+        }),
         _ if name == names::HELPER_CONTAINER => Some((
+            None,
             FailureReason::RunnerSystemFailure,
             format!("the agent ended with exit code {code} before it could report{message}"),
         )),
@@ -215,31 +252,41 @@ fn terminated(container: &ContainerStatus) -> Option<(FailureReason, String)> {
     }
 }
 
+/// A runtime that knows no volumes that are images says so when it makes the container that has one.
+fn of_build(container: &str) -> Option<Cure> {
+    (container == names::BUILD_CONTAINER).then_some(Cure::NoImageVolume)
+}
+
 /// A container that will not start.
-fn waiting(container: &ContainerStatus) -> Option<(FailureReason, String)> {
+fn waiting(container: &ContainerStatus) -> Option<(Option<Cure>, FailureReason, String)> {
     let waiting = state(container).waiting?;
     let (name, image) = (&container.name, &container.image);
     let message = waiting.message.unwrap_or_default();
     match waiting.reason.as_deref()? {
-        "InvalidImageName" => {
-            Some((FailureReason::RunnerConfigurationError, format!("\"{image}\" is not the name of an image (container {name})")))
-        }
+        "InvalidImageName" => Some((
+            None,
+            FailureReason::RunnerConfigurationError,
+            format!("\"{image}\" is not the name of an image (container {name})"),
+        )),
         "ErrImageNeverPull" => {
             let sentence =
                 format!("image {image} is not on the node and may not be pulled (container {name}, pull policy never)");
-            Some((FailureReason::RunnerConfigurationError, sentence))
+            Some((Some(Cure::NextPolicy), FailureReason::RunnerConfigurationError, sentence))
         }
-        "ErrImagePull" | "ImagePullBackOff" => {
-            Some((pull_failure(&message), format!("image {image} could not be pulled (container {name}): {message}")))
-        }
+        "ErrImagePull" | "ImagePullBackOff" => Some((
+            Some(Cure::NextPolicy),
+            pull_failure(&message),
+            format!("image {image} could not be pulled (container {name}): {message}"),
+        )),
         "CreateContainerConfigError" => {
-            Some((FailureReason::RunnerConfigurationError, format!("container {name} is configured wrongly: {message}")))
+            Some((None, FailureReason::RunnerConfigurationError, format!("container {name} is configured wrongly: {message}")))
         }
-        "CreateContainerError" | "RunContainerError" => {
-            Some((FailureReason::RunnerSystemFailure, format!("container {name} could not be made: {message}")))
-        }
+        "CreateContainerError" | "RunContainerError" => has_no_shell(container, &message).or_else(|| {
+            let sentence = format!("container {name} could not be made: {message}");
+            Some((of_build(name), FailureReason::RunnerSystemFailure, sentence))
+        }),
         "CrashLoopBackOff" => {
-            Some((FailureReason::RunnerConfigurationError, format!("container {name} ends again and again: {message}")))
+            Some((None, FailureReason::RunnerConfigurationError, format!("container {name} ends again and again: {message}")))
         }
         _ => None,
     }

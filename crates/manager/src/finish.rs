@@ -108,16 +108,16 @@ pub async fn finish(manager: &Manager, job: &Tracked, told: Told) {
             }
         }
     }
-    clean(manager, job).await;
+    clean(job).await;
 }
 
 /// Deletes what the job has in the cluster.
-pub async fn clean(manager: &Manager, job: &Tracked) {
+pub async fn clean(job: &Tracked) {
     if job.pod.is_empty() {
         return;
     }
-    store::delete(manager, job).await;
-    let pods: Api<Pod> = Api::namespaced(manager.client.clone(), job.namespace());
+    store::delete(job).await;
+    let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
     let parameters = DeleteParams::default();
     match cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await {
         Err(error) if !error.is_missing() => {
@@ -131,7 +131,7 @@ pub async fn clean(manager: &Manager, job: &Tracked) {
 /// Repeats until GitLab accepts or does not want it; `false` when the manager stopped before.
 async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
     let (begun, mut backoff) = (Instant::now(), Backoff::new(Duration::from_secs(1), Duration::from_secs(60)));
-    let mut report = Report { manager, job, writer: Writer::new(job), noted: false, written: false, with_size: true, checks: 0 };
+    let mut report = Report { job, writer: Writer::new(job), noted: false, written: false, with_size: true, checks: 0 };
     loop {
         let pause = match report.tell_once(told).await {
             Ok(None) => return true,
@@ -156,7 +156,6 @@ async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
 
 /// A report on its way.
 struct Report<'a> {
-    manager: &'a Manager,
     job: &'a Tracked,
     writer: Writer<'a>,
     noted: bool,
@@ -207,7 +206,7 @@ impl Report<'_> {
             if by_us_before || whole.is_some_and(|whole| length >= whole) {
                 return Ok(true);
             }
-            store::mark_telling(self.manager, self.job, length).await;
+            store::mark_telling(self.job, length).await;
             self.noted = true;
         }
         Ok(self.writer.append(line.as_bytes()).await? != Written::Behind)

@@ -105,7 +105,7 @@ impl<'a> Follower<'a> {
         let by = Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or_default()) + LEAVING;
         self.gone_by = if leaving { self.gone_by.or(Some(by)) } else { None };
         self.up = diagnose::is_up(pod);
-        if diagnose::agent_started(pod) {
+        if self.up {
             self.waiting.be_silent();
         }
     }
@@ -141,7 +141,7 @@ impl<'a> Follower<'a> {
 
     /// Asks for the pod itself.
     async fn look(&mut self) {
-        let pods: Api<Pod> = Api::namespaced(self.manager.client.clone(), self.job.namespace());
+        let pods: Api<Pod> = Api::namespaced(self.job.client(), self.job.namespace());
         match cluster::call("look for the pod", pods.get_opt(&self.job.pod)).await {
             Ok(Some(pod)) => self.learn(Seen { pod: Some(Arc::new(pod)), deleted: false, missing: false }),
             Ok(None) => {
@@ -220,7 +220,8 @@ impl<'a> Follower<'a> {
         } else {
             return None;
         };
-        Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run: pod.is_none_or(diagnose::agent_started) }))
+        let script_may_have_run = pod.is_none_or(diagnose::script_may_have_run);
+        Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run, cure: None }))
     }
 }
 

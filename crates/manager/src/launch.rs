@@ -4,16 +4,21 @@ use crate::admit::Tracked;
 use crate::cluster::{self, CallError};
 use crate::finish::Told;
 use crate::store;
+use crate::waiting::{Heard, Waiting};
 use crate::wiring::Manager;
 use job::{FailureReason, Job};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::PostParams;
 use pod_spec::Surroundings;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// GitLab Runner's time for a pod to run, where none is set.
 const POLL_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Between tries of a pod that a quota refuses.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// Time until the pod of a job must run.
 pub fn poll_timeout(job: &Tracked) -> Duration {
@@ -23,26 +28,84 @@ pub fn poll_timeout(job: &Tracked) -> Duration {
     }
 }
 
+/// Why there is no pod.
+pub enum Unlaunched {
+    /// There will be none.
+    Over(Told),
+    /// The manager stops; the next one goes on.
+    LeftAlone,
+}
+
 /// The pod of a job, or what to tell of a job that makes none.
-pub fn pod_of(manager: &Manager, tracked: &Tracked, job: &Job) -> Result<Pod, Told> {
-    let surroundings =
-        Surroundings { owner: &manager.owner, helper_image: &manager.helper_image, plan_parts: tracked.parts, attempt: 1 };
+pub fn pod_of(manager: &Manager, tracked: &mut Tracked, job: &Job) -> Result<Pod, Told> {
+    let features = tracked.runner.cluster.features();
+    tracked.has_image_volume = features.image_volumes;
+    let surroundings = Surroundings {
+        owner: &manager.owner,
+        helper_image: &manager.helper_image,
+        plan_parts: tracked.parts,
+        attempt: tracked.attempt,
+        pull_failures: tracked.pull_failures,
+        features,
+    };
     pod_spec::build(job, &tracked.runner.config, &surroundings)
         .map_err(|error| Told::failed(tracked, FailureReason::RunnerConfigurationError, &error.to_string()))
 }
 
 /// Creates the pod; one that is there already is this one.
-pub async fn launch(manager: &Manager, job: &Tracked, pod: &Pod) -> Result<(), Told> {
-    let pods: Api<Pod> = Api::namespaced(manager.client.clone(), job.namespace());
-    let parameters = PostParams::default();
-    let created = cluster::persist(poll_timeout(job), "create the pod", || pods.create(&parameters, pod)).await;
-    match created {
-        Ok(_) => tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "pod created"),
-        Err(error) if error.is_taken() => tracing::info!(job.id = job.id, pod.name = job.pod, "the pod is there already"),
-        Err(error) => return Err(refusal(job, &error)),
+pub async fn launch(manager: &Manager, job: &Tracked, pod: &Pod) -> Result<(), Unlaunched> {
+    let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
+    let (parameters, by) = (PostParams::default(), Instant::now() + poll_timeout(job));
+    let mut waiting = None;
+    loop {
+        let budget = by.saturating_duration_since(Instant::now());
+        let created = cluster::persist(budget, "create the pod", || pods.create(&parameters, pod)).await;
+        match created {
+            Ok(_) => {
+                tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "pod created");
+                break;
+            }
+            Err(error) if error.is_taken() => {
+                tracing::info!(job.id = job.id, pod.name = job.pod, "the pod is there already");
+                break;
+            }
+            Err(error) if error.is_over_quota() && Instant::now() + ROOM < by => {
+                if waiting.is_none() {
+                    // Once the trace has a line, it must not be taken for somebody else's after a restart.
+                    store::mark_again(job, job.attempt, job.pull_failures).await;
+                }
+                let lines = waiting.get_or_insert_with(|| Waiting::at_once(job));
+                wait_for_room(manager, lines, &cluster::chain(&error)).await?;
+            }
+            Err(error) => return Err(Unlaunched::Over(refusal(job, &error))),
+        }
     }
-    store::mark_launched(manager, job).await;
+    store::mark_launched(job).await;
     Ok(())
+}
+
+/// A quota lets pods in as others end: it is waited for like a node.
+async fn wait_for_room(manager: &Manager, waiting: &mut Waiting<'_>, why: &str) -> Result<(), Unlaunched> {
+    let mut pod = Pod::default();
+    let condition = PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("QuotaExceeded".to_owned()),
+        message: Some(why.to_owned()),
+        ..PodCondition::default()
+    };
+    pod.status = Some(PodStatus { conditions: Some(vec![condition]), ..PodStatus::default() });
+    if waiting.next().is_some_and(|at| at <= Instant::now()) {
+        match waiting.tick(manager, Some(&pod)).await {
+            Heard::Nothing => {}
+            Heard::Canceling => return Err(Unlaunched::Over(Told::canceled())),
+            Heard::Unwanted => return Err(Unlaunched::Over(Told::Already)),
+        }
+    }
+    tokio::select! {
+        () = manager.stop.cancelled() => Err(Unlaunched::LeftAlone),
+        () = tokio::time::sleep(ROOM) => Ok(()),
+    }
 }
 
 /// An object that breaks a rule comes of job and configuration; a quota or a policy of the cluster does not.

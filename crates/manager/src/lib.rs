@@ -1,11 +1,11 @@
 //! The manager: asks for jobs, makes pods, watches them, explains failures, cleans up.
 //!
 //! ```text
-//!  wiring ─▶ permissions ─▶ recover ─▶ sweep     once, at the start: go on with what the cluster holds
-//!   ┌───────────────────────────┘
+//!  wiring ─▶ permissions ─▶ features ─▶ recover ─▶ sweep     once, at the start: go on with what the clusters hold
+//!   ┌─────────────────────────────────────────┘
 //!  poll ─▶ admit ─▶ store ─▶ confirm ─▶ launch ─▶ follow ─▶ finish
-//!   ▲      slot,    plan     PUT         pod       │  ▲        │ trace, state, Secret, pod
-//!   └ next plan     Secret   running               │  │        ▼
+//!   ▲      slot,    plan     PUT         pod ▲     │  ▲        │ trace, state, Secret, pod
+//!   └ next plan     Secret   running   retry ┴─────┤  │        ▼
 //!                                       diagnose ◀─┘  watch   gone
 //! ```
 //!
@@ -18,6 +18,8 @@
 //! | `stored` | none | stored, perhaps confirmed | confirm (again), launch; a refusal deletes the Secret |
 //! | any | there | launched | follow |
 //! | `launched` | none | the pod went away unseen | report, clean |
+//! | `again-N-P` | N or none | pod N is to be made, P of those before could not pull | delete the one before, launch N |
+//! | `launched-N-P` | N or none | as `launched`, for pod N | follow N, or report, clean |
 //! | `telling-N` | any | the last line goes to offset N of the trace | write it unless it is there, report, clean |
 //! | none | there | told to GitLab | delete the pod |
 //!
@@ -31,12 +33,16 @@ mod admit;
 mod authority;
 mod backoff;
 mod cluster;
+mod clusters;
 mod confirm;
+mod features;
 mod finish;
 mod follow;
 mod launch;
+mod places;
 mod poll;
 mod recover;
+mod retry;
 mod steps;
 mod store;
 mod sweep;
@@ -45,8 +51,10 @@ mod waiting;
 mod watch;
 mod wiring;
 
-pub use diagnose::{Diagnosis, Finding, diagnose};
+pub use clusters::Clusters;
+pub use diagnose::{Cure, Diagnosis, Finding, diagnose};
 
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -57,8 +65,8 @@ const STOPPING: Duration = Duration::from_secs(3);
 pub struct Options {
     /// The configuration, already read.
     pub config: runner_config::Config,
-    /// The cluster, in memory or over TLS.
-    pub client: kube::Client,
+    /// Where pods go, in memory or over TLS.
+    pub clusters: Clusters,
     /// Which manager this is; the same after a restart, different for each replica.
     pub system_id: String,
     /// Image of the helper container where the configuration names none.
@@ -96,12 +104,16 @@ pub enum Error {
     #[error("system id \"{0}\" has no letter or digit")]
     SystemId(String),
     /// The cluster does not allow what the manager has to do.
-    #[error("{}", sentences(.0))]
+    #[error("{}", permissions::sentences(.0))]
     Permissions(Vec<permissions::Missing>),
-}
-
-fn sentences(missing: &[permissions::Missing]) -> String {
-    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    /// A namespace of the configuration is not there.
+    #[error("namespace {namespace} does not exist in cluster {cluster}")]
+    Namespace {
+        /// Its name.
+        namespace: String,
+        /// Where it was looked for.
+        cluster: String,
+    },
 }
 
 /// Runs until `stop`, and returns within seconds of it.
@@ -115,17 +127,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // Whoever drops this future wants everything to end, as after a crash.
     let halt = manager.halt.clone().drop_guard();
     tracing::info!(system.id = manager.system_id, runners = manager.runners.len(), "manager started");
-    let missing = tokio::select! {
+    let looked = tokio::select! {
         biased;
-        () = stop.cancelled() => Vec::new(),
-        missing = permissions::missing(&manager) => missing,
+        () = stop.cancelled() => Ok(()),
+        looked = look(&manager) => looked,
     };
-    if !missing.is_empty() {
-        for one in &missing {
-            tracing::error!(hint = "`gantry rbac` prints the manifest", "{one}");
-        }
-        return Err(Error::Permissions(missing));
-    }
+    looked?;
     if recover::recover(&manager).await {
         for runner in &manager.runners {
             for _ in 0..runner.questions {
@@ -141,5 +148,25 @@ pub async fn run(options: Options) -> Result<(), Error> {
     }
     drop(halt);
     tracing::info!("manager stopped");
+    Ok(())
+}
+
+/// What has to be known of the clusters before the first job.
+async fn look(manager: &Arc<wiring::Manager>) -> Result<(), Error> {
+    let missing = permissions::missing(manager).await;
+    if !missing.is_empty() {
+        for one in &missing {
+            tracing::error!(hint = "`gantry rbac` prints the manifest", "{one}");
+        }
+        return Err(Error::Permissions(missing));
+    }
+    for cluster in &manager.clusters {
+        for namespace in manager.namespaces(cluster) {
+            if features::is_missing(cluster, namespace).await {
+                return Err(Error::Namespace { namespace: namespace.to_owned(), cluster: cluster.name.clone() });
+            }
+        }
+        features::ask(manager, cluster).await;
+    }
     Ok(())
 }

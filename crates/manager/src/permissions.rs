@@ -35,7 +35,7 @@ pub struct Rule {
 
 /// A permission that the manager needs and does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the service account may not {verb} {resource} in namespace {namespace}")]
+#[error("the service account may not {verb} {resource} in namespace {namespace}{}", of(.cluster.as_deref()))]
 pub struct Missing {
     /// What may not be done.
     pub verb: &'static str,
@@ -43,6 +43,32 @@ pub struct Missing {
     pub resource: &'static str,
     /// Where.
     pub namespace: String,
+    /// In which cluster, when there are several.
+    pub cluster: Option<String>,
+}
+
+fn of(cluster: Option<&str>) -> String {
+    cluster.map(|name| format!(" of cluster {name}")).unwrap_or_default()
+}
+
+/// All that is missing in one line. Nobody can have a permission in a namespace that is not there, so that is the likely
+/// reason when there is none at all.
+pub(crate) fn sentences(missing: &[Missing]) -> String {
+    let all: usize = NEEDED.iter().map(|rule| rule.verbs.len()).sum();
+    let mut sentences = Vec::new();
+    for group in missing.chunk_by(|one, other| (&one.namespace, &one.cluster) == (&other.namespace, &other.cluster)) {
+        match group {
+            [first, ..] if group.len() == all => {
+                let (namespace, cluster) = (&first.namespace, of(first.cluster.as_deref()));
+                sentences.push(format!(
+                    "the service account may do nothing in namespace {namespace}{cluster}: does it exist, and was what `gantry rbac` \
+                     prints applied?"
+                ));
+            }
+            _ => sentences.extend(group.iter().map(ToString::to_string)),
+        }
+    }
+    sentences.join("; ")
 }
 
 /// What of [`NEEDED`] is not allowed; asks until the cluster answers.
@@ -61,19 +87,23 @@ pub(crate) async fn missing(manager: &Manager) -> Vec<Missing> {
 }
 
 async fn ask(manager: &Manager) -> Result<Vec<Missing>, CallError> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(manager.client.clone());
     let mut questions = Vec::new();
-    for namespace in manager.namespaces() {
-        for Rule { resource, verbs } in NEEDED {
-            questions.extend(verbs.iter().map(|verb| Missing { verb, resource, namespace: namespace.to_owned() }));
+    for cluster in &manager.clusters {
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
+        let shown = (manager.clusters.len() > 1).then(|| cluster.name.clone());
+        for namespace in manager.namespaces(cluster) {
+            for Rule { resource, verbs } in NEEDED {
+                let missing = |verb| Missing { verb, resource, namespace: namespace.to_owned(), cluster: shown.clone() };
+                questions.extend(verbs.iter().map(|verb| (reviews.clone(), missing(verb))));
+            }
         }
     }
-    let answers = stream::iter(questions).map(|question| answer(&reviews, question)).buffered(AT_ONCE);
+    let answers = stream::iter(questions).map(|(reviews, question)| answer(reviews, question)).buffered(AT_ONCE);
     answers.try_filter_map(async |missing| Ok(missing)).try_collect().await
 }
 
 /// The question itself if the answer is no.
-async fn answer(reviews: &Api<SelfSubjectAccessReview>, question: Missing) -> Result<Option<Missing>, CallError> {
+async fn answer(reviews: Api<SelfSubjectAccessReview>, question: Missing) -> Result<Option<Missing>, CallError> {
     let attributes = ResourceAttributes {
         namespace: Some(question.namespace.clone()),
         resource: Some(question.resource.to_owned()),
@@ -89,7 +119,7 @@ async fn answer(reviews: &Api<SelfSubjectAccessReview>, question: Missing) -> Re
         Ok(review) => Ok(review.status.is_some_and(|status| !status.allowed).then_some(question)),
         Err(error) if error.is_short_lived() && !is_unserved(&error) => Err(error),
         Err(error) => {
-            let Missing { verb, resource, namespace } = question;
+            let Missing { verb, resource, namespace, .. } = question;
             let error = cluster::chain(&error);
             tracing::debug!(verb, resource, namespace, error, "the cluster does not say whether the manager may do this");
             Ok(None)

@@ -113,12 +113,12 @@ async fn last_answer<T>(manager: &Manager, question: impl Future<Output = T>) ->
 /// Comes back once the cluster takes calls: a job must not be taken that cannot be stored.
 async fn cluster_answers(manager: &Manager, runner: &RunnerSide) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-    while manager.cluster_down.load(Ordering::Relaxed) {
-        let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), &runner.namespace);
+    while runner.cluster.is_down.load(Ordering::Relaxed) {
+        let secrets: Api<Secret> = Api::namespaced(runner.cluster.client.clone(), manager.home(&runner.cluster));
         let probe = ListParams::default().labels(&manager.selector()).limit(1);
         match cluster::call("reach the cluster", secrets.list_metadata(&probe)).await {
             Err(error) if error.is_short_lived() => tokio::time::sleep(backoff.pause()).await,
-            _ => manager.cluster_down.store(false, Ordering::Relaxed),
+            _ => runner.cluster.is_down.store(false, Ordering::Relaxed),
         }
     }
 }

@@ -3,8 +3,10 @@
 use crate::admit::{Slot, Tracked};
 use crate::backoff::Backoff;
 use crate::cluster::{self, CallError};
-use crate::wiring::{Manager, RunnerSide};
-use crate::{Error, steps, store, sweep, watch};
+use crate::clusters::Cluster;
+use crate::store::Step;
+use crate::wiring::{self, Manager, RunnerSide};
+use crate::{Error, places, steps, store, sweep};
 use agent_contract::Plan;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
@@ -25,40 +27,44 @@ pub struct Found {
 
 /// Goes on with everything; `false` when the manager stopped before it could begin.
 pub async fn recover(manager: &Arc<Manager>) -> bool {
-    for namespace in manager.namespaces() {
-        let namespace = namespace.to_owned();
-        let Some(found) = find(manager, &namespace).await else { return false };
-        let jobs = go_on(manager, &namespace, &found);
-        if !found.secrets.is_empty() || !found.pods.is_empty() {
-            tracing::info!(
-                namespace,
-                jobs,
-                secrets = found.secrets.len(),
-                pods = found.pods.len(),
-                "went on with what was there"
-            );
+    for cluster in &manager.clusters {
+        let named = manager.namespaces(cluster);
+        let mut more = BTreeSet::new();
+        for namespace in &named {
+            let Some(found) = find(manager, cluster, namespace).await else { return false };
+            more.extend(found.secrets.get(&places::name(manager)).map(places::of).unwrap_or_default());
+            begin(manager, cluster, namespace, found);
         }
-        sweep::sweep(manager, &namespace, &found);
-        // The watch begins with a list, so it has to begin after all followers are there.
-        let (hub, client, selector) = (manager.hub.clone(), manager.client.clone(), manager.selector());
-        let (halt, stop) = (manager.halt.clone(), manager.stop.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = halt.cancelled() => {},
-                () = stop.cancelled() => {},
-                () = watch::pods(hub, client, namespace, selector) => {}
+        for namespace in more.iter().filter(|namespace| !named.contains(namespace.as_str())) {
+            match list(manager, cluster, namespace).await {
+                Ok(found) => begin(manager, cluster, namespace, found),
+                Err(error) => {
+                    let (hint, error) = (hint(&error), cluster::chain(&error));
+                    tracing::warn!(namespace, error, hint, "failed to see what a namespace holds that jobs had asked for");
+                }
             }
-        });
+        }
     }
     true
 }
 
-async fn find(manager: &Manager, namespace: &str) -> Option<Found> {
+/// Goes on with what a namespace holds, and watches it from then on.
+fn begin(manager: &Arc<Manager>, cluster: &Arc<Cluster>, namespace: &str, found: Found) {
+    let jobs = go_on(manager, cluster, namespace, &found);
+    if !found.secrets.is_empty() || !found.pods.is_empty() {
+        let (secrets, pods) = (found.secrets.len(), found.pods.len());
+        tracing::info!(namespace, jobs, secrets, pods, "went on with what was there");
+    }
+    sweep::sweep(manager, cluster, namespace, &found);
+    cluster.watch(manager, namespace);
+}
+
+async fn find(manager: &Manager, cluster: &Cluster, namespace: &str) -> Option<Found> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let error = tokio::select! {
             () = manager.stop.cancelled() => return None,
-            listed = list(manager, namespace) => match listed {
+            listed = list(manager, cluster, namespace) => match listed {
                 Ok(found) => return Some(found),
                 Err(error) => error,
             },
@@ -80,11 +86,11 @@ fn hint(error: &CallError) -> &'static str {
     }
 }
 
-async fn list(manager: &Manager, namespace: &str) -> Result<Found, CallError> {
+async fn list(manager: &Manager, cluster: &Cluster, namespace: &str) -> Result<Found, CallError> {
     let parameters = ListParams::default().labels(&manager.selector());
-    let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), namespace);
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), namespace);
     let secrets = cluster::persist(LISTING, "list the plans", || secrets.list(&parameters)).await?;
-    let pods: Api<Pod> = Api::namespaced(manager.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let pods = cluster::persist(LISTING, "list the pods", || pods.list_metadata(&parameters)).await?;
     let named = |secret: Secret| secret.metadata.name.clone().map(|name| (name, secret));
     Ok(Found {
@@ -94,22 +100,22 @@ async fn list(manager: &Manager, namespace: &str) -> Result<Found, CallError> {
 }
 
 /// Starts a task for each job; answers how many.
-fn go_on(manager: &Arc<Manager>, namespace: &str, found: &Found) -> usize {
+fn go_on(manager: &Arc<Manager>, cluster: &Arc<Cluster>, namespace: &str, found: &Found) -> usize {
     let mut jobs = 0;
     for (name, secret) in &found.secrets {
-        let (Some(pod), Some(count)) = (name.strip_suffix("-plan"), store::count(secret)) else { continue };
-        let plan = match store::read(pod, count, &found.secrets) {
+        let (Some(first), Some(count)) = (name.strip_suffix("-plan"), store::count(secret)) else { continue };
+        let plan = match store::read(first, count, &found.secrets) {
             Ok(plan) => plan,
             Err(error) => {
-                tracing::error!(pod.name = pod, %error, "a stored plan cannot be read, its job is left to its agent");
+                tracing::error!(pod.name = first, %error, "a stored plan cannot be read, its job is left to its agent");
                 continue;
             }
         };
-        let runner = match runner_of(manager, namespace, &plan) {
+        let runner = match runner_of(manager, cluster, namespace, &plan) {
             Ok(runner) => runner,
             Err(error) => {
                 tracing::error!(
-                    pod.name = pod,
+                    pod.name = first,
                     error = cluster::chain(&error),
                     "a stored plan names a GitLab that cannot be asked"
                 );
@@ -117,30 +123,55 @@ fn go_on(manager: &Arc<Manager>, namespace: &str, found: &Found) -> usize {
             }
         };
         let mut job = Tracked::new(&plan, runner.clone(), count);
-        pod.clone_into(&mut job.pod);
-        job.telling_at = store::telling_at(secret);
-        let Some(following) = manager.hub.follow(namespace, pod) else { continue };
+        namespace.clone_into(&mut job.namespace);
+        first.clone_into(&mut job.first);
+        job.has_image_volume = cluster.features().image_volumes;
+        let step = store::step(secret);
+        let exists = attempt(&mut job, step, &found.pods);
+        let Some(following) = cluster.hub.follow(namespace, &job.pod) else { continue };
         let slot = Slot::take_what_is_left(manager, &runner);
-        let (launched, exists) = (store::is_launched(secret), found.pods.contains(pod));
-        tracing::info!(job.id = job.id, pod.name = pod, runner.name = runner.config.name, launched, exists, "job gone on with");
+        tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = runner.config.name, ?step, exists, "job gone on with");
         let manager = manager.clone();
-        if launched || exists {
-            manager.clone().spawn(steps::from_the_pod(manager, job, launched, following, slot));
-        } else {
-            manager.clone().spawn(steps::from_the_plan(manager, job, plan, following, slot));
+        match step {
+            Step::Again(..) if !exists => manager.clone().spawn(steps::from_the_retry(manager, job, plan, following, slot)),
+            Step::Stored if !exists => manager.clone().spawn(steps::from_the_plan(manager, job, plan, following, slot)),
+            Step::Stored | Step::Again(..) => manager.clone().spawn(steps::from_the_pod(manager, job, false, following, slot)),
+            Step::Launched(..) | Step::Telling(_) => {
+                manager.clone().spawn(steps::from_the_pod(manager, job, true, following, slot));
+            }
         }
         jobs += 1;
     }
     jobs
 }
 
+/// Which pod of a job comes next, by its step and the pods that are there; answers whether that one is there.
+fn attempt(job: &mut Tracked, step: Step, pods: &BTreeSet<String>) -> bool {
+    let named = |attempt: u32| if attempt > 1 { format!("{}-{attempt}", job.first) } else { job.first.clone() };
+    let newest = pods.range(job.first.clone()..).take_while(|pod| pod.starts_with(&job.first));
+    let newest = newest.filter_map(|pod| pod_spec::attempt_of(pod, &job.first)).max();
+    let (attempt, failures) = match step {
+        Step::Stored => (1, 0),
+        Step::Launched(attempt, failures) | Step::Again(attempt, failures) => (attempt, failures),
+        Step::Telling(offset) => {
+            job.telling_at = Some(offset);
+            (newest.unwrap_or(1), 0)
+        }
+    };
+    let exists = pods.contains(&named(attempt));
+    // The pod before is what has to go first.
+    let pod = if matches!(step, Step::Again(..)) && !exists { named(attempt.saturating_sub(1)) } else { named(attempt) };
+    (job.pod, job.attempt, job.pull_failures) = (pod, attempt, failures);
+    exists
+}
+
 /// The entry that a plan came through; one that is not configured any more is made up from the plan.
-fn runner_of(manager: &Manager, namespace: &str, plan: &Plan) -> Result<Arc<RunnerSide>, Error> {
+fn runner_of(manager: &Manager, cluster: &Arc<Cluster>, namespace: &str, plan: &Plan) -> Result<Arc<RunnerSide>, Error> {
     let settings = &plan.settings;
     let same = |runner: &&Arc<RunnerSide>| {
         runner.config.short_token() == settings.runner_short_token
             && runner.config.url == plan.coordinator.url
-            && runner.namespace == namespace
+            && Arc::ptr_eq(&runner.cluster, cluster)
     };
     if let Some(runner) = manager.runners.iter().find(same) {
         return Ok(runner.clone());
@@ -153,5 +184,7 @@ fn runner_of(manager: &Manager, namespace: &str, plan: &Plan) -> Result<Arc<Runn
     };
     config.kubernetes.namespace = namespace.to_owned();
     config.kubernetes.image = settings.image.clone();
-    RunnerSide::new(config, plan.coordinator.ca_pem.clone(), 1, &manager.version).map(Arc::new)
+    let ca_pem = plan.coordinator.ca_pem.clone();
+    let client = wiring::gitlab(&config, ca_pem.clone(), &manager.version)?;
+    Ok(Arc::new(RunnerSide::new(config, cluster.clone(), (client, ca_pem), 1)))
 }

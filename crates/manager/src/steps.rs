@@ -7,7 +7,9 @@ use crate::admit::{Slot, Tracked};
 use crate::confirm::{self, Confirmed};
 use crate::finish::{self, Told};
 use crate::follow::{self, End};
-use crate::launch;
+use crate::launch::{self, Unlaunched};
+use crate::places;
+use crate::retry::{self, Next};
 use crate::store::{self, StoreError};
 use crate::watch::Following;
 use crate::wiring::{Manager, RunnerSide};
@@ -20,14 +22,14 @@ use std::sync::atomic::Ordering;
 /// A job that was just handed out.
 pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan: Plan, slot: Slot) {
     if let Some((job, following)) = Box::pin(begin(&manager, runner, plan)).await {
-        to_the_end(&manager, &job, following).await;
+        to_the_end(&manager, job, following).await;
     }
     drop(slot);
 }
 
 /// Up to the pod; `None` when the job is over before.
 async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option<(Tracked, Following)> {
-    let Some(following) = manager.hub.follow(&runner.namespace, &plan.settings.pod_name) else {
+    let Some(following) = runner.cluster.hub.follow(&plan.settings.namespace, &plan.settings.pod_name) else {
         tracing::warn!(job.id = plan.job.id, runner.name = runner.config.name, "the job was handed out again while it is ours");
         return None;
     };
@@ -35,19 +37,24 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
         Ok(parts) => parts,
         Err(error) => {
             let job = Tracked::new(&plan, runner, 0);
-            refuse(manager, &job, &format!("the plan of the job cannot be written: {error}")).await;
+            let sentence = format!("the plan of the job cannot be written: {error}");
+            refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
             return None;
         }
     };
-    let job = Tracked::new(&plan, runner, parts.len());
-    let pod = launch::pod_of(manager, &job, &plan.job);
+    let mut job = Tracked::new(&plan, runner, parts.len());
+    let pod = launch::pod_of(manager, &mut job, &plan.job);
     // From here on the plan is in the cluster and not in our memory.
     let labels = store::labels(manager, &job, plan.job.project.id);
     drop(plan);
-    match store::store(manager, &job, labels, parts).await {
-        Ok(()) => {}
+    let stored = match places::note(manager, &job.runner.cluster, job.namespace()).await {
+        Ok(()) => store::store(&job, labels, parts).await,
+        Err(error) => Err(StoreError::of(&error)),
+    };
+    match stored {
+        Ok(()) => job.runner.cluster.watch(manager, job.namespace()),
         Err(StoreError::Refused(sentence)) => {
-            refuse(manager, &job, &sentence).await;
+            refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
             return None;
         }
         Err(StoreError::OfAnother) => {
@@ -55,7 +62,7 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
             return None;
         }
         Err(StoreError::Unreachable(error)) => {
-            manager.cluster_down.store(true, Ordering::Relaxed);
+            job.runner.cluster.is_down.store(true, Ordering::Relaxed);
             tracing::error!(
                 job.id = job.id,
                 error,
@@ -69,15 +76,24 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
 }
 
 /// A job whose plan is stored and whose pod was never made.
-pub async fn from_the_plan(manager: Arc<Manager>, job: Tracked, plan: Plan, following: Following, slot: Slot) {
+pub async fn from_the_plan(manager: Arc<Manager>, mut job: Tracked, plan: Plan, following: Following, slot: Slot) {
     let launched = Box::pin(async {
-        let pod = launch::pod_of(&manager, &job, &plan.job);
+        let pod = launch::pod_of(&manager, &mut job, &plan.job);
         drop(plan);
         let confirmed = confirm::confirm(&manager, &job, confirm::Since::LongAgo).await;
         from_confirmation(&manager, &job, confirmed, pod).await
     });
     if launched.await {
-        to_the_end(&manager, &job, following).await;
+        to_the_end(&manager, job, following).await;
+    }
+    drop(slot);
+}
+
+/// A job whose next pod is to be made; the plan says what it is, and `job` which pod comes next.
+pub async fn from_the_retry(manager: Arc<Manager>, mut job: Tracked, plan: Plan, following: Following, slot: Slot) {
+    let next = Box::pin(retry::go_on(&manager, &mut job, following, plan)).await;
+    if let Some(following) = conclude(&manager, &job, next).await {
+        to_the_end(&manager, job, following).await;
     }
     drop(slot);
 }
@@ -85,16 +101,16 @@ pub async fn from_the_plan(manager: Arc<Manager>, job: Tracked, plan: Plan, foll
 /// A job whose pod has been made, and perhaps is gone.
 pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, following: Following, slot: Slot) {
     if !launched {
-        store::mark_launched(&manager, &job).await;
+        store::mark_launched(&job).await;
     }
-    to_the_end(&manager, &job, following).await;
+    to_the_end(&manager, job, following).await;
     drop(slot);
 }
 
 /// A job that cannot be stored or understood: GitLab is told why.
-pub async fn refuse(manager: &Manager, job: &Tracked, sentence: &str) {
+pub async fn refuse(manager: &Manager, job: &Tracked, reason: FailureReason, sentence: &str) {
     if confirm::confirm(manager, job, confirm::Since::Now).await != Confirmed::Forgotten {
-        finish::finish(manager, job, Told::failed(job, FailureReason::RunnerSystemFailure, sentence)).await;
+        finish::finish(manager, job, Told::failed(job, reason, sentence)).await;
     }
 }
 
@@ -102,26 +118,48 @@ pub async fn refuse(manager: &Manager, job: &Tracked, sentence: &str) {
 async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirmed, pod: Result<Pod, Told>) -> bool {
     let launched = match (confirmed, pod) {
         (Confirmed::Forgotten, _) => {
-            store::delete(manager, job).await;
+            store::delete(job).await;
             return false;
         }
-        (Confirmed::Canceling, _) => Err(Told::canceled()),
-        (Confirmed::Ours, Err(told)) => Err(told),
+        (Confirmed::Canceling, _) => Err(Unlaunched::Over(Told::canceled())),
+        (Confirmed::Ours, Err(told)) => Err(Unlaunched::Over(told)),
         (Confirmed::Ours, Ok(pod)) => launch::launch(manager, job, &pod).await,
     };
-    let Err(told) = launched else { return true };
-    finish::finish(manager, job, told).await;
-    false
+    match launched {
+        Ok(()) => true,
+        Err(Unlaunched::LeftAlone) => false,
+        Err(Unlaunched::Over(told)) => {
+            finish::finish(manager, job, told).await;
+            false
+        }
+    }
 }
 
-async fn to_the_end(manager: &Manager, job: &Tracked, mut following: Following) {
-    let told = match follow::follow(manager, job, &mut following).await {
-        End::LeftAlone => return,
-        End::Reported => Told::Already,
-        End::Unreported(verdict) => Told::of_agent(job, &verdict),
-        End::Failed(diagnosis) => Told::failed(job, diagnosis.reason, &diagnosis.sentence),
-        End::Canceling => Told::canceled(),
-        End::Unwanted => Told::Already,
+async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Following) {
+    let told = loop {
+        break match follow::follow(manager, &job, &mut following).await {
+            End::LeftAlone => return,
+            End::Reported => Told::Already,
+            End::Unreported(verdict) => Told::of_agent(&job, &verdict),
+            End::Failed(diagnosis) => {
+                let next = Box::pin(retry::again(manager, &mut job, following, diagnosis)).await;
+                let Some(next) = conclude(manager, &job, next).await else { return };
+                following = next;
+                continue;
+            }
+            End::Canceling => Told::canceled(),
+            End::Unwanted => Told::Already,
+        };
     };
-    Box::pin(finish::finish(manager, job, told)).await;
+    Box::pin(finish::finish(manager, &job, told)).await;
+}
+
+/// The pod to follow now, if there is one; else the job is over or left alone.
+async fn conclude(manager: &Manager, job: &Tracked, next: Next) -> Option<Following> {
+    match next {
+        Next::Follow(following) => return Some(following),
+        Next::Over(told) => Box::pin(finish::finish(manager, job, told)).await,
+        Next::LeftAlone => {}
+    }
+    None
 }

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 /// Value of the step annotation: the plan is there.
 const STORED: &str = "stored";
-/// Value of the step annotation: the pod has been made.
+/// Value of the step annotation: the pod has been made. Behind the word stand attempt and failed pulls, once there are any.
 const LAUNCHED: &str = "launched";
+/// The same for a pod that is to be made after one that did not come up.
+const AGAIN: &str = "again";
 /// Value of the step annotation, with a number behind it: the manager writes the job's last line at this offset.
 const TELLING: &str = "telling-";
 /// Longer than this a job is not kept waiting for its Secret: GitLab wants its confirmation.
@@ -51,12 +53,7 @@ pub fn labels(manager: &Manager, job: &Tracked, project: u64) -> BTreeMap<String
 }
 
 /// Stores the parts of a plan.
-pub async fn store(
-    manager: &Manager,
-    job: &Tracked,
-    labels: BTreeMap<String, String>,
-    parts: Vec<Vec<u8>>,
-) -> Result<(), StoreError> {
+pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, parts: Vec<Vec<u8>>) -> Result<(), StoreError> {
     let count = parts.len();
     for (index, part) in parts.into_iter().enumerate().rev() {
         let mut data = BTreeMap::from([(names::plan_key(index), ByteString(part))]);
@@ -65,7 +62,7 @@ pub async fn store(
         }
         let secret = Secret {
             metadata: ObjectMeta {
-                name: Some(names::plan_secret(&job.pod, index)),
+                name: Some(names::plan_secret(&job.first, index)),
                 labels: Some(labels.clone()),
                 annotations: Some(BTreeMap::from([(names::ANNOTATION_STEP.to_owned(), STORED.to_owned())])),
                 ..ObjectMeta::default()
@@ -75,14 +72,14 @@ pub async fn store(
             immutable: Some(true),
             ..Secret::default()
         };
-        put(manager, job, &secret).await?;
+        put(job, &secret).await?;
     }
     tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "plan stored");
     Ok(())
 }
 
-async fn put(manager: &Manager, job: &Tracked, secret: &Secret) -> Result<(), StoreError> {
-    let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), job.namespace());
+async fn put(job: &Tracked, secret: &Secret) -> Result<(), StoreError> {
+    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
     let name = secret.metadata.name.as_deref().unwrap_or_default();
     let create = async || {
         let parameters = PostParams::default();
@@ -90,11 +87,11 @@ async fn put(manager: &Manager, job: &Tracked, secret: &Secret) -> Result<(), St
     };
     let Err(error) = create().await else { return Ok(()) };
     if !error.is_taken() {
-        return Err(refusal(&error));
+        return Err(StoreError::of(&error));
     }
     let found = match cluster::persist(STORING, "read the plan", || secrets.get_opt(name)).await {
         Ok(found) => found,
-        Err(error) => return Err(refusal(&error)),
+        Err(error) => return Err(StoreError::of(&error)),
     };
     if let Some(found) = found {
         let label = |secret: &Secret, key: &str| secret.metadata.labels.as_ref().and_then(|labels| labels.get(key).cloned());
@@ -106,34 +103,46 @@ async fn put(manager: &Manager, job: &Tracked, secret: &Secret) -> Result<(), St
             return Ok(());
         }
         // The job was handed out to us before, with another token.
-        remove(&secrets, name).await.map_err(|error| refusal(&error))?;
+        remove(&secrets, name).await.map_err(|error| StoreError::of(&error))?;
     }
-    create().await.map(drop).map_err(|error| refusal(&error))
+    create().await.map(drop).map_err(|error| StoreError::of(&error))
 }
 
-fn refusal(error: &CallError) -> StoreError {
-    if error.is_short_lived() {
-        StoreError::Unreachable(cluster::chain(error))
-    } else {
-        StoreError::Refused(format!("the plan of the job could not be stored: {error}"))
+impl StoreError {
+    /// What a call that failed means for the job.
+    pub fn of(error: &CallError) -> Self {
+        if error.is_short_lived() {
+            Self::Unreachable(cluster::chain(error))
+        } else {
+            Self::Refused(format!("the plan of the job could not be stored: {error}"))
+        }
     }
 }
 
 /// Notes that the pod has been made: without a pod the job is over from here on.
-pub async fn mark_launched(manager: &Manager, job: &Tracked) {
-    mark(manager, job, LAUNCHED).await;
+pub async fn mark_launched(job: &Tracked) {
+    mark(job, &numbered(LAUNCHED, job.attempt, job.pull_failures)).await;
+}
+
+/// Notes that another pod follows, before the one before is deleted.
+pub async fn mark_again(job: &Tracked, attempt: u32, pull_failures: u32) {
+    mark(job, &numbered(AGAIN, attempt, pull_failures)).await;
+}
+
+fn numbered(word: &str, attempt: u32, pull_failures: u32) -> String {
+    if word == LAUNCHED && attempt == 1 { word.to_owned() } else { format!("{word}-{attempt}-{pull_failures}") }
 }
 
 /// Notes where the job's last line goes, so that a crash cannot make two of it.
-pub async fn mark_telling(manager: &Manager, job: &Tracked, offset: u64) {
+pub async fn mark_telling(job: &Tracked, offset: u64) {
     if job.parts > 0 {
-        mark(manager, job, &format!("{TELLING}{offset}")).await;
+        mark(job, &format!("{TELLING}{offset}")).await;
     }
 }
 
-async fn mark(manager: &Manager, job: &Tracked, step: &str) {
-    let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), job.namespace());
-    let (name, parameters) = (names::plan_secret(&job.pod, 0), PatchParams::default());
+async fn mark(job: &Tracked, step: &str) {
+    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
+    let (name, parameters) = (names::plan_secret(&job.first, 0), PatchParams::default());
     let step = serde_json::json!({"metadata": {"annotations": {names::ANNOTATION_STEP: step}}});
     let patch = Patch::Merge(&step);
     let marked = cluster::persist(MARKING, "note the job's step", || secrets.patch_metadata(&name, &parameters, &patch)).await;
@@ -143,26 +152,41 @@ async fn mark(manager: &Manager, job: &Tracked, step: &str) {
     }
 }
 
-fn step(secret: &Secret) -> &str {
+/// How far a job has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The plan is there.
+    Stored,
+    /// A pod was made: which attempt, and how many before it could not pull.
+    Launched(u32, u32),
+    /// Another pod is to be made.
+    Again(u32, u32),
+    /// The job's last line goes to this offset.
+    Telling(u64),
+}
+
+/// The step that a plan's first part tells.
+pub fn step(secret: &Secret) -> Step {
     let annotations = secret.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(names::ANNOTATION_STEP)).map_or(STORED, String::as_str)
-}
-
-/// Whether the pod of this plan was made, or the job is being told of without one.
-pub fn is_launched(secret: &Secret) -> bool {
-    step(secret) == LAUNCHED || telling_at(secret).is_some()
-}
-
-/// Where the job's last line goes, once that was decided.
-pub fn telling_at(secret: &Secret) -> Option<u64> {
-    step(secret).strip_prefix(TELLING)?.parse().ok()
+    let text = annotations.and_then(|all| all.get(names::ANNOTATION_STEP)).map_or(STORED, String::as_str);
+    let (word, numbers) = text.split_once('-').unwrap_or((text, ""));
+    let pair = || {
+        let (attempt, failures) = numbers.split_once('-')?;
+        Some((attempt.parse().ok()?, failures.parse().ok()?))
+    };
+    match (word, pair()) {
+        (LAUNCHED, numbers) => numbers.map_or(Step::Launched(1, 0), |(attempt, failures)| Step::Launched(attempt, failures)),
+        (AGAIN, Some((attempt, failures))) => Step::Again(attempt, failures),
+        ("telling", None) => numbers.parse().map_or(Step::Stored, Step::Telling),
+        _ => Step::Stored,
+    }
 }
 
 /// Deletes the plan; a job without one is over.
-pub async fn delete(manager: &Manager, job: &Tracked) {
-    let secrets: Api<Secret> = Api::namespaced(manager.client.clone(), job.namespace());
+pub async fn delete(job: &Tracked) {
+    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
     for index in 0..job.parts {
-        if let Err(error) = remove(&secrets, &names::plan_secret(&job.pod, index)).await {
+        if let Err(error) = remove(&secrets, &names::plan_secret(&job.first, index)).await {
             let error = cluster::chain(&error);
             tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the plan is left for the next start to delete");
         }
@@ -192,4 +216,16 @@ pub fn read(pod: &str, count: usize, secrets: &BTreeMap<String, Secret>) -> Resu
     };
     // A part that is missing makes the whole unreadable, which the unpacking finds.
     Plan::from_parts(&(0..count).map_while(part).collect::<Vec<_>>())
+}
+
+/// Reads the plan of a job back from the cluster.
+pub async fn fetch(job: &Tracked) -> Result<Plan, String> {
+    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
+    let mut found = BTreeMap::new();
+    for index in 0..job.parts {
+        let name = names::plan_secret(&job.first, index);
+        let secret = cluster::persist(MARKING, "read the plan", || secrets.get(&name)).await;
+        found.insert(name, secret.map_err(|error| cluster::chain(&error))?);
+    }
+    read(&job.first, job.parts, &found).map_err(|error| cluster::chain(&error))
 }

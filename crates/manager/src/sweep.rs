@@ -1,9 +1,10 @@
 //! What a crash left without a partner, found by our labels and our name; nothing else is ever touched.
 
 use crate::cluster;
+use crate::clusters::Cluster;
 use crate::recover::Found;
-use crate::store;
 use crate::wiring::Manager;
+use crate::{places, store};
 use agent_contract::names;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
@@ -15,19 +16,21 @@ use std::time::Duration;
 const DELETING: Duration = Duration::from_secs(600);
 
 /// Deletes pods whose plan is gone (their end is known to GitLab) and parts of plans that were never whole.
-pub fn sweep(manager: &Arc<Manager>, namespace: &str, found: &Found) {
+pub fn sweep(manager: &Arc<Manager>, cluster: &Cluster, namespace: &str, found: &Found) {
     let plans = found.secrets.iter().filter_map(|(name, secret)| Some((name.strip_suffix("-plan")?, store::count(secret)?)));
     let (mut jobs, mut wanted) = (BTreeSet::new(), BTreeSet::new());
     for (pod, count) in plans {
         jobs.insert(pod.to_owned());
         wanted.extend((0..count).map(|index| names::plan_secret(pod, index)));
     }
-    let pods: Vec<_> = found.pods.difference(&jobs).cloned().collect();
+    let is_of_a_job = |pod: &String| jobs.contains(pod) || pod.rsplit_once('-').is_some_and(|(first, _)| jobs.contains(first));
+    let pods: Vec<_> = found.pods.iter().filter(|pod| !is_of_a_job(pod)).cloned().collect();
+    wanted.insert(places::name(manager));
     let secrets: Vec<_> = found.secrets.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
     if pods.is_empty() && secrets.is_empty() {
         return;
     }
-    let (client, namespace) = (manager.client.clone(), namespace.to_owned());
+    let (client, namespace) = (cluster.client.clone(), namespace.to_owned());
     manager.spawn(async move {
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         for name in pods {

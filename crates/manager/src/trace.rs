@@ -7,6 +7,7 @@ use crate::admit::Tracked;
 use bytes::Bytes;
 use gitlab_client::{ClientError, Hints, PatchOutcome};
 use job::RemoteState;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Far behind the end of any trace: GitLab refuses a patch there and says how much it has.
@@ -34,9 +35,9 @@ pub enum Written {
 }
 
 impl<'a> Writer<'a> {
-    /// At the beginning.
+    /// Behind what the manager has written of this job.
     pub fn new(job: &'a Tracked) -> Self {
-        Self { job, position: 0, unanswered: None }
+        Self { job, position: job.written.load(Ordering::Relaxed), unanswered: None }
     }
 
     /// Bytes up to here, once something was written.
@@ -67,10 +68,12 @@ impl<'a> Writer<'a> {
         Ok(match outcome {
             PatchOutcome::Accepted => {
                 self.position = end;
+                self.job.written.store(end, Ordering::Relaxed);
                 Written::Yes(hints)
             }
             PatchOutcome::Resync(at) if before == Some(at) && at > self.position => {
                 self.position = at;
+                self.job.written.store(at, Ordering::Relaxed);
                 Written::Yes(hints)
             }
             PatchOutcome::Resync(at) => {

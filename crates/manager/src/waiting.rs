@@ -1,7 +1,7 @@
 //! While the pod waits to run: what the job's log says, and how a cancel is heard.
 //!
-//! The manager is the trace's writer only until the first sign of the agent. That sign is the helper container in the
-//! watch or a 416 from GitLab, and after it not a byte is written here; a question without bytes goes on telling
+//! The manager is the trace's writer only until the first sign of the agent, which is silent until the build container
+//! listens. That sign is both containers in the watch or a 416 from GitLab, and after it not a byte is written here; a question without bytes goes on telling
 //! GitLab that the job lives, until the agent does.
 
 use crate::admit::Tracked;
@@ -52,6 +52,11 @@ impl<'a> Waiting<'a> {
     /// From now on.
     pub fn new(job: &'a Tracked) -> Self {
         Self { job, writer: Writer::new(job), next: Some(Instant::now() + SILENCE), behind: false, asked: false, lines: 0 }
+    }
+
+    /// With the first line now.
+    pub fn at_once(job: &'a Tracked) -> Self {
+        Self { next: Some(Instant::now()), ..Self::new(job) }
     }
 
     /// The agent has started: it speaks for the job.

@@ -1,6 +1,6 @@
 //! What the parts of a manager share, made once from the options.
 
-use crate::watch::Hub;
+use crate::clusters::Cluster;
 use crate::{Error, Options, authority};
 use agent_contract::names;
 use gitlab_api::{Features, Info};
@@ -8,15 +8,14 @@ use gitlab_client::{Client, ClientConfig};
 use job::Secret;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Everything a job's task needs besides the job.
 pub struct Manager {
-    /// The cluster.
-    pub client: kube::Client,
+    /// Where pods go.
+    pub clusters: Vec<Arc<Cluster>>,
     /// Which manager this is.
     pub system_id: String,
     /// The same as a label's value.
@@ -31,10 +30,6 @@ pub struct Manager {
     pub room: Arc<Semaphore>,
     /// Seconds between questions answered at once.
     pub check_interval: u64,
-    /// Who follows which pod.
-    pub hub: Arc<Hub>,
-    /// Set when the cluster did not take a plan: no job is asked for until it answers again.
-    pub cluster_down: AtomicBool,
     /// No more jobs are asked for; what runs is left alone.
     pub stop: CancellationToken,
     /// Everything ends at once.
@@ -55,8 +50,8 @@ pub struct RunnerSide {
     pub ca_pem: Option<String>,
     /// Most requests for a job at once (`request_concurrency`).
     pub questions: usize,
-    /// Namespace of its pods.
-    pub namespace: String,
+    /// The cluster of its pods.
+    pub cluster: Arc<Cluster>,
     /// Room for jobs of this entry (`limit`).
     pub room: Arc<Semaphore>,
 }
@@ -71,9 +66,20 @@ impl Manager {
         });
     }
 
-    /// Where its pods and plans are.
-    pub fn namespaces(&self) -> BTreeSet<&str> {
-        self.runners.iter().map(|runner| runner.namespace.as_str()).collect()
+    /// The namespaces of a cluster that the configuration names.
+    pub fn namespaces<'a>(&'a self, cluster: &'a Arc<Cluster>) -> BTreeSet<&'a str> {
+        let here = self.runners.iter().filter(|runner| Arc::ptr_eq(&runner.cluster, cluster));
+        let mut named: BTreeSet<_> = here.filter_map(|runner| runner.config.kubernetes.fixed_namespace()).collect();
+        named.insert(self.home(cluster));
+        named
+    }
+
+    /// The namespace of a cluster for what belongs to no job: the first that the configuration names, else the one of
+    /// the connection.
+    pub fn home<'a>(&'a self, cluster: &'a Cluster) -> &'a str {
+        let here = self.runners.iter().filter(|runner| std::ptr::eq(Arc::as_ptr(&runner.cluster), cluster));
+        let named = here.filter_map(|runner| runner.config.kubernetes.fixed_namespace()).next();
+        named.unwrap_or_else(|| cluster.client.default_namespace())
     }
 
     /// What all objects of this manager have in common.
@@ -137,13 +143,16 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         return Err(Error::SystemId(options.system_id));
     }
     let concurrent = options.config.concurrent() as usize;
+    let (clusters, of_runners) = options.clusters.open(options.config.runners.len());
     let runners = options
         .config
         .runners
         .into_iter()
-        .map(|config| {
+        .zip(of_runners)
+        .map(|(config, cluster)| {
             let ca_pem = authority::of(&config)?;
-            RunnerSide::new(config, ca_pem, concurrent, &options.version).map(Arc::new)
+            let client = gitlab(&config, ca_pem.clone(), &options.version)?;
+            Ok(Arc::new(RunnerSide::new(config, clusters[cluster].clone(), (client, ca_pem), concurrent)))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let questions: usize = runners.iter().map(|runner| runner.questions).sum();
@@ -152,7 +161,7 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         tracing::warn!(concurrent, questions, "{message}");
     }
     Ok(Arc::new(Manager {
-        client: options.client,
+        clusters,
         system_id: options.system_id,
         owner,
         helper_image: options.helper_image,
@@ -160,34 +169,40 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         runners,
         room: Arc::new(Semaphore::new(concurrent)),
         check_interval: options.config.check_interval,
-        hub: Arc::default(),
-        cluster_down: AtomicBool::new(false),
         stop: options.stop,
         halt: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }))
 }
 
+/// The GitLab of an entry.
+pub fn gitlab(config: &runner_config::Runner, ca_pem: Option<String>, version: &str) -> Result<Client, Error> {
+    let client = ClientConfig {
+        url: config.url.clone(),
+        ca_pem,
+        user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
+    };
+    Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })
+}
+
 impl RunnerSide {
-    /// An entry with its connection.
-    pub fn new(config: runner_config::Runner, ca_pem: Option<String>, concurrent: usize, version: &str) -> Result<Self, Error> {
-        let client = ClientConfig {
-            url: config.url.clone(),
-            ca_pem: ca_pem.clone(),
-            user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
-        };
-        let gitlab = Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })?;
-        let namespace = config.kubernetes.namespace().to_owned();
+    /// An entry with its connections; certificates stand beside the GitLab that they are for.
+    pub fn new(
+        config: runner_config::Runner,
+        cluster: Arc<Cluster>,
+        (gitlab, ca_pem): (Client, Option<String>),
+        concurrent: usize,
+    ) -> Self {
         let limit = if config.limit == 0 { concurrent } else { config.limit as usize };
-        Ok(Self {
+        Self {
             gitlab,
+            cluster,
             token: Secret::new(config.token.clone()),
             ca_pem,
             // A request holds room for its job: more of them than there is room would only wait for each other.
             questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
-            namespace,
             room: Arc::new(Semaphore::new(limit)),
             config,
-        })
+        }
     }
 }

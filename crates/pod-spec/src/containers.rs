@@ -1,10 +1,10 @@
 //! The helper and the build container.
 
 use crate::resources::{self, Amounts};
-use crate::{BuildError, Context, volumes};
+use crate::{BuildError, Context, policies, security, volumes};
 use agent_contract::names;
-use job::{Image, PullPolicy, Variables};
-use k8s_openapi::api::core::v1::{Capabilities, Container, EnvVar, LocalObjectReference, SecurityContext};
+use job::{Image, Variables};
+use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference};
 
 /// What the build container does until the helper has put the agent there. `sleep` with a fraction is not POSIX, so a
 /// shell without it waits a whole second.
@@ -13,10 +13,25 @@ fn wait_and_serve() -> String {
     format!("until [ -x {agent} ]; do sleep 0.02 2>/dev/null || sleep 1; done; exec {agent} serve")
 }
 
+/// How the build container becomes the agent: from a volume of its own where there is one, so that the image needs
+/// nothing for it.
+fn serve(context: &Context<'_>) -> Vec<String> {
+    if context.surroundings.features.image_volumes {
+        return vec![names::MOUNTED_AGENT.to_owned(), "serve".to_owned()];
+    }
+    vec!["sh".to_owned(), "-c".to_owned(), wait_and_serve()]
+}
+
+/// The helper's image.
+pub fn helper_image(context: &Context<'_>) -> String {
+    let configured = &context.runner.kubernetes.helper_image;
+    context.variables.expand(if configured.is_empty() { context.surroundings.helper_image } else { configured })
+}
+
 /// The container that drives the job.
 pub fn helper(context: &Context<'_>) -> Result<Container, BuildError> {
     let kubernetes = &context.runner.kubernetes;
-    let image = if kubernetes.helper_image.is_empty() { context.surroundings.helper_image } else { &kubernetes.helper_image };
+    let of_job = Image { user: None, ..context.job.image.clone().unwrap_or_default() };
     let amounts = Amounts {
         prefix: "helper_",
         cpu: (&kubernetes.helper_cpu_request, &kubernetes.helper_cpu_limit),
@@ -24,11 +39,11 @@ pub fn helper(context: &Context<'_>) -> Result<Container, BuildError> {
     };
     Ok(Container {
         name: names::HELPER_CONTAINER.to_owned(),
-        image: Some(context.variables.expand(image)),
+        image: Some(helper_image(context)),
         command: Some(vec![names::HELPER_AGENT.to_owned(), "run".to_owned()]),
-        image_pull_policy: pull_policy(&[], &kubernetes.pull_policy),
+        image_pull_policy: policies::current(context, names::HELPER_CONTAINER, &of_job)?,
         resources: resources::requirements(&amounts)?,
-        security_context: Some(security(false, None)?),
+        security_context: Some(security::of_container(context, &kubernetes.helper_container_security_context, None)?),
         volume_mounts: Some(volumes::of_helper(context)),
         ..Container::default()
     })
@@ -51,14 +66,11 @@ pub fn build(context: &Context<'_>) -> Result<Container, BuildError> {
     Ok(Container {
         name: names::BUILD_CONTAINER.to_owned(),
         image: Some(name),
-        command: Some(vec!["sh".to_owned(), "-c".to_owned(), wait_and_serve()]),
+        command: Some(serve(context)),
         env: Some(public_env(&context.variables)),
-        image_pull_policy: pull_policy(&image.pull_policy, &kubernetes.pull_policy),
+        image_pull_policy: policies::current(context, names::BUILD_CONTAINER, image)?,
         resources: resources::requirements(&amounts)?,
-        security_context: Some(security(
-            kubernetes.privileged,
-            image.user.as_deref().map(|user| context.variables.expand(user)),
-        )?),
+        security_context: Some(security::of_container(context, &kubernetes.build_container_security_context, Some(image))?),
         volume_mounts: Some(volumes::of_build(context)),
         ..Container::default()
     })
@@ -71,38 +83,10 @@ pub fn public_env(variables: &Variables) -> Vec<EnvVar> {
     public.map(|one| EnvVar { name: one.key.clone(), value: Some(one.value.replace('$', "$$")), value_from: None }).collect()
 }
 
-/// The first policy of the job, else of the runner, in Kubernetes' words; `None` leaves it to the cluster.
-pub fn pull_policy(of_job: &[PullPolicy], of_runner: &[String]) -> Option<String> {
-    let first = of_job.first().copied().or_else(|| of_runner.first().and_then(|text| PullPolicy::parse(text)))?;
-    let word = match first {
-        PullPolicy::Always => "Always",
-        PullPolicy::IfNotPresent => "IfNotPresent",
-        PullPolicy::Never => "Never",
-    };
-    Some(word.to_owned())
-}
-
-/// GitLab Runner's default drops NET_RAW (behaviour 26); a job's user is `uid` or `uid:gid`.
-pub fn security(privileged: bool, user: Option<String>) -> Result<SecurityContext, BuildError> {
-    let (mut run_as_user, mut run_as_group) = (None, None);
-    if let Some(text) = user.filter(|text| !text.is_empty()) {
-        let number = |part: &str| part.parse::<i64>().ok().filter(|id| *id >= 0).ok_or_else(|| BuildError::User(text.clone()));
-        let (uid, gid) = text.split_once(':').map_or((text.as_str(), None), |(uid, gid)| (uid, Some(gid)));
-        run_as_user = Some(number(uid)?);
-        run_as_group = gid.map(number).transpose()?;
-    }
-    let capabilities = Capabilities { add: None, drop: Some(vec!["NET_RAW".to_owned()]) };
-    Ok(SecurityContext {
-        privileged: privileged.then_some(true),
-        capabilities: (!privileged).then_some(capabilities),
-        run_as_user,
-        run_as_group,
-        ..SecurityContext::default()
-    })
-}
-
 /// Secrets of the configuration with registry logins.
 pub fn pull_secrets(context: &Context<'_>) -> Option<Vec<LocalObjectReference>> {
-    let names = &context.runner.kubernetes.image_pull_secrets;
-    (!names.is_empty()).then(|| names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
+    let kubernetes = &context.runner.kubernetes;
+    let names = &kubernetes.image_pull_secrets;
+    (!kubernetes.use_service_account_image_pull_secrets && !names.is_empty())
+        .then(|| names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }

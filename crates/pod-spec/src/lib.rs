@@ -5,14 +5,22 @@
 //! the plan Secret, which the helper container alone can read.
 
 mod containers;
+mod features;
 mod labels;
 mod names;
+mod namespace;
+mod policies;
 mod resources;
+mod security;
 mod services;
 mod volumes;
 
+pub use features::{Features, OLDEST};
 pub use labels::label_value;
-pub use names::pod_name;
+pub use names::{attempt_of, pod_name};
+pub use namespace::namespace;
+pub use policies::pull_attempts;
+pub use security::warnings;
 
 use job::{Job, Variables};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -32,6 +40,10 @@ pub struct Surroundings<'a> {
     pub plan_parts: usize,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// How many attempts before this could not pull an image.
+    pub pull_failures: u32,
+    /// What the cluster offers.
+    pub features: Features,
 }
 
 /// Why a job cannot become a pod; each is a configuration error of job or runner.
@@ -54,6 +66,31 @@ pub enum BuildError {
     /// A user that is no number.
     #[error("user \"{0}\" must be uid or uid:gid in numbers")]
     User(String),
+    /// A namespace that the configuration does not allow.
+    #[error("namespace \"{asked}\" is not allowed: it does not match namespace_overwrite_allowed = \"{allowed}\"")]
+    Overwrite {
+        /// By the job.
+        asked: String,
+        /// Pattern.
+        allowed: String,
+    },
+    /// A namespace that cannot be one.
+    #[error("\"{0}\" is not the name of a namespace")]
+    Namespace(String),
+    /// A pull policy that the configuration does not allow.
+    #[error(
+        "invalid pull policy for container \"{container}\": [{asked}] of the {by} configuration is not among the allowed [{allowed}]"
+    )]
+    PullPolicy {
+        /// Whose image.
+        container: String,
+        /// Policies.
+        asked: String,
+        /// Whose words they are.
+        by: &'static str,
+        /// Policies.
+        allowed: String,
+    },
 }
 
 /// What every step sees.
@@ -88,6 +125,7 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
             termination_grace_period_seconds: (grace > 0).then(|| i64::try_from(grace).unwrap_or(i64::MAX)),
             node_selector: (!kubernetes.node_selector.is_empty()).then(|| kubernetes.node_selector.clone()),
             image_pull_secrets: containers::pull_secrets(&context),
+            security_context: security::of_pod(&context),
             ..PodSpec::default()
         }),
         status: None,

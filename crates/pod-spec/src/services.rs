@@ -4,9 +4,9 @@
 //! two names derived from its image (behaviour 27): `registry/group/db:1` is `registry__group__db` and
 //! `registry-group-db`. A derived name that is no host name is left out; an alias that is none is an error.
 
-use crate::containers::{public_env, pull_policy, security};
+use crate::containers::public_env;
 use crate::resources::{self, Amounts};
-use crate::{BuildError, Context, volumes};
+use crate::{BuildError, Context, policies, security, volumes};
 use agent_contract::names;
 use job::Service;
 use k8s_openapi::api::core::v1::{Container, HostAlias};
@@ -32,18 +32,20 @@ fn container(context: &Context<'_>, index: usize, service: &Service) -> Result<C
         file: false,
         ..own
     }));
+    let name = names::service_container(index);
     let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     Ok(Container {
-        name: names::service_container(index),
+        name: name.clone(),
         image: Some(context.variables.expand(&service.image.name)),
         command: some(&service.image.entrypoint),
         args: some(&service.command),
         env: Some(public_env(&variables.expanded())),
-        image_pull_policy: pull_policy(&service.image.pull_policy, &kubernetes.pull_policy),
+        image_pull_policy: policies::current(context, &name, &service.image)?,
         resources: resources::requirements(&amounts)?,
-        security_context: Some(security(
-            kubernetes.privileged,
-            service.image.user.as_deref().map(|user| context.variables.expand(user)),
+        security_context: Some(security::of_container(
+            context,
+            &kubernetes.service_container_security_context,
+            Some(&service.image),
         )?),
         volume_mounts: Some(vec![volumes::builds(context)]),
         ..Container::default()

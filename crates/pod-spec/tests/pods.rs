@@ -1,7 +1,7 @@
 //! Payload and configuration in, pod out.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use pod_spec::{BuildError, Surroundings, build, pod_name};
+use pod_spec::{BuildError, Features, Surroundings, attempt_of, build, namespace, pod_name, pull_attempts, warnings};
 use serde_json::{Value, json};
 
 const CONFIG: &str = r#"
@@ -18,13 +18,27 @@ memory_limit = "1Gi"
 team = "$TEAM"
 "#;
 
-fn pod_of(payload: Value, config: &str) -> Result<Pod, BuildError> {
+fn job_of(payload: Value) -> job::Job {
     let mut whole = json!({"id": 77, "token": "secret-job-token", "job_info": {"name": "unit", "project_id": 5},
         "runner_info": {"timeout": 60}, "git_info": {"ref": "main", "sha": "abc"}});
     whole.as_object_mut().unwrap().extend(payload.as_object().unwrap().clone());
-    let job = serde_json::from_value::<gitlab_api::JobResponse>(whole).unwrap().into_job().unwrap();
-    let runner = runner_config::parse(config).unwrap().config.runners.remove(0);
-    build(&job, &runner, &Surroundings { owner: "m1", helper_image: "gantry-helper:1", plan_parts: 2, attempt: 1 })
+    serde_json::from_value::<gitlab_api::JobResponse>(whole).unwrap().into_job().unwrap()
+}
+
+fn runner_of(config: &str) -> runner_config::Runner {
+    runner_config::parse(config).unwrap().config.runners.remove(0)
+}
+
+const NEW: Features = Features { minor: 35, image_volumes: true };
+const OLD: Features = Features { minor: 27, image_volumes: false };
+
+fn surroundings(features: Features, pull_failures: u32) -> Surroundings<'static> {
+    let attempt = pull_failures + 1;
+    Surroundings { owner: "m1", helper_image: "gantry-helper:1", plan_parts: 2, attempt, pull_failures, features }
+}
+
+fn pod_of(payload: Value, config: &str) -> Result<Pod, BuildError> {
+    build(&job_of(payload), &runner_of(config), &surroundings(OLD, 0))
 }
 
 fn container<'a>(pod: &'a Pod, name: &str) -> &'a Container {
@@ -111,8 +125,138 @@ fn what_cannot_become_a_pod_is_said() {
 fn names_stay_within_what_kubernetes_takes_and_tell_attempts_apart() {
     let payload = json!({"id": u64::MAX, "token": "t", "job_info": {"project_id": u64::MAX}});
     let job = serde_json::from_value::<gitlab_api::JobResponse>(payload).unwrap().into_job().unwrap();
-    let runner = runner_config::parse(CONFIG).unwrap().config.runners.remove(0);
+    let runner = runner_of(CONFIG);
     let (first, second) = (pod_name(&job, &runner, 1), pod_name(&job, &runner, 2));
     assert!(first.len() <= 63 && second.len() <= 63 && !first.starts_with('-'), "{first}");
-    assert_ne!(first, second);
+    assert_eq!((attempt_of(&first, &first), attempt_of(&second, &first)), (Some(1), Some(2)));
+    assert_eq!((attempt_of("runner-x-project-5-778", "runner-x-project-5-77"), attempt_of("a-1", "a")), (None, None));
+}
+
+const SECURE: &str = r#"
+allow_privilege_escalation = false
+cap_add = ["SYS_PTRACE"]
+cap_drop = ["ALL"]
+[runners.kubernetes.pod_security_context]
+run_as_user = 1000
+run_as_non_root = true
+fs_group = 2000
+supplemental_groups = [3]
+[runners.kubernetes.pod_security_context.seccomp_profile]
+type = "RuntimeDefault"
+[runners.kubernetes.pod_security_context.app_armor_profile]
+type = "RuntimeDefault"
+[runners.kubernetes.helper_container_security_context]
+read_only_root_filesystem = true
+[runners.kubernetes.build_container_security_context]
+privileged = false
+run_as_group = 7
+proc_mount = "Unmasked"
+[runners.kubernetes.build_container_security_context.capabilities]
+add = ["CHOWN"]
+[runners.kubernetes.build_container_security_context.app_armor_profile]
+type = "Localhost"
+localhost_profile = "mine"
+"#;
+
+fn secure() -> String {
+    CONFIG.replace("[runners.kubernetes.pod_labels]", &format!("{SECURE}[runners.kubernetes.pod_labels]"))
+}
+
+#[test]
+fn security_contexts_are_those_of_the_configuration_and_nothing_stands_there_without_one() {
+    let plain = pod_of(json!({}), CONFIG).unwrap();
+    assert_eq!(plain.spec.as_ref().unwrap().security_context, None);
+    let default = json!({"capabilities": {"drop": ["NET_RAW"]}});
+    assert_eq!(serde_json::to_value(&container(&plain, "build").security_context).unwrap(), default);
+
+    let pod = build(&job_of(json!({"services": [{"name": "redis"}]})), &runner_of(&secure()), &surroundings(NEW, 0)).unwrap();
+    let of_pod = json!({"runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 2000, "supplementalGroups": [3],
+        "seccompProfile": {"type": "RuntimeDefault"}, "appArmorProfile": {"type": "RuntimeDefault"}});
+    assert_eq!(serde_json::to_value(&pod.spec.as_ref().unwrap().security_context).unwrap(), of_pod);
+    let of_build = json!({"allowPrivilegeEscalation": false, "privileged": false, "runAsGroup": 7, "procMount": "Unmasked",
+        "capabilities": {"add": ["CHOWN"], "drop": ["ALL", "NET_RAW"]},
+        "appArmorProfile": {"type": "Localhost", "localhostProfile": "mine"}});
+    assert_eq!(serde_json::to_value(&container(&pod, "build").security_context).unwrap(), of_build);
+    let others = json!({"allowPrivilegeEscalation": false, "capabilities": {"add": ["SYS_PTRACE"], "drop": ["ALL", "NET_RAW"]}});
+    assert_eq!(serde_json::to_value(&container(&pod, "svc-0").security_context).unwrap(), others);
+    // A helper that cannot write to its root has a place for temporary files.
+    let places: Vec<_> = container(&pod, "helper").volume_mounts.iter().flatten().map(|one| one.mount_path.as_str()).collect();
+    assert_eq!(places, ["/gantry", "/builds", "/gantry-plan", "/tmp"]);
+}
+
+#[test]
+fn a_job_gets_the_user_it_asks_for_only_where_the_configuration_leaves_room() {
+    let user = |text: &str| job_of(json!({"image": {"name": "x", "executor_opts": {"kubernetes": {"user": text}}}}));
+    let run_as = |text: &str, config: &str| {
+        let pod = build(&user(text), &runner_of(config), &surroundings(OLD, 0)).unwrap();
+        let context = container(&pod, "build").security_context.clone().unwrap();
+        ((context.run_as_user, context.run_as_group), warnings(&user(text), &runner_of(config)).join(";"))
+    };
+    assert_eq!(run_as("1001:7", CONFIG), ((Some(1001), Some(7)), String::new()));
+    let refused = "the user of container build is not changed: ";
+    assert_eq!(run_as("0", CONFIG), ((None, None), format!("{refused}0 is not one of allowed_users")));
+    let allowed = CONFIG.replace("pull_policy", "allowed_users = [\"0\"]\nallowed_groups = [\"5\"]\npull_policy");
+    assert_eq!(run_as("0:5", &allowed), ((Some(0), Some(5)), String::new()));
+    assert_eq!(run_as("0:6", &allowed), ((None, None), format!("{refused}6 is not one of allowed_groups")));
+    assert_eq!(run_as("1001", &secure()), ((None, Some(7)), format!("{refused}the runner's configuration sets it")));
+}
+
+#[test]
+fn a_pod_for_an_old_cluster_has_no_field_that_the_cluster_does_not_know() {
+    let pod = build(&job_of(json!({"services": [{"name": "redis"}]})), &runner_of(&secure()), &surroundings(OLD, 0)).unwrap();
+    let text = serde_json::to_string(&pod).unwrap();
+    for field in ["appArmorProfile", "\"reference\"", "hostUsers", "gantry-agent\",\"mountPath", "supplementalGroupsPolicy"] {
+        assert!(!text.contains(field), "{field} stands in {text}");
+    }
+    let inits = pod.spec.as_ref().unwrap().init_containers.iter().flatten();
+    assert!(inits.into_iter().all(|one| one.restart_policy.is_none()));
+    assert_eq!(container(&pod, "build").command.as_ref().unwrap()[0], "sh");
+}
+
+#[test]
+fn where_a_volume_can_be_an_image_the_build_image_needs_no_shell_for_the_agent() {
+    let pod = build(&job_of(json!({})), &runner_of(CONFIG), &surroundings(NEW, 0)).unwrap();
+    let build = container(&pod, "build");
+    assert_eq!(build.command.as_deref().unwrap(), ["/gantry-agent/usr/bin/gantry-agent", "serve"]);
+    let mount = build.volume_mounts.iter().flatten().find(|one| one.name == "gantry-agent").unwrap();
+    assert_eq!((mount.mount_path.as_str(), mount.read_only), ("/gantry-agent", Some(true)));
+    let volumes = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
+    let image = volumes.iter().find_map(|volume| volume.image.as_ref()).unwrap();
+    assert_eq!(image.reference.as_deref(), Some("gantry-helper:1"));
+}
+
+#[test]
+fn each_pod_after_one_that_could_not_pull_has_the_next_policy() {
+    let config = CONFIG.replace("[\"if-not-present\"]", "[\"always\", \"if-not-present\"]");
+    let policy = |failures: u32, name: &str| {
+        let pod = build(&job_of(json!({})), &runner_of(&config), &surroundings(OLD, failures)).unwrap();
+        (pod.metadata.name.clone().unwrap(), container(&pod, name).image_pull_policy.clone())
+    };
+    assert_eq!(policy(0, "build"), ("runner-ab-defgh-project-5-77".into(), Some("Always".into())));
+    assert_eq!(policy(1, "helper"), ("runner-ab-defgh-project-5-77-2".into(), Some("IfNotPresent".into())));
+    assert_eq!(policy(2, "build").1.as_deref(), Some("IfNotPresent"));
+    assert_eq!(pull_attempts(&job_of(json!({})), &runner_of(&config)), Ok(2));
+    let asked = json!({"image": {"name": "x", "pull_policy": ["never", "always"]}});
+    assert_eq!(
+        pull_attempts(&job_of(asked.clone()), &runner_of(CONFIG)).unwrap_err().to_string(),
+        "invalid pull policy for container \"build\": [never always] of the GitLab pipeline configuration is not among the allowed [if-not-present]"
+    );
+    let wider = CONFIG.replace("pull_policy", "allowed_pull_policies = [\"always\", \"if-not-present\"]\npull_policy");
+    let pod = build(&job_of(asked), &runner_of(&wider), &surroundings(OLD, 0)).unwrap();
+    assert_eq!(container(&pod, "build").image_pull_policy.as_deref(), Some("Always"));
+}
+
+#[test]
+fn a_job_goes_to_another_namespace_only_where_the_pattern_matches() {
+    let of = |asked: &str, config: &str| {
+        let variables =
+            json!({"variables": [{"key": "KUBERNETES_NAMESPACE_OVERWRITE", "value": asked}, {"key": "TEAM", "value": "blue"}]});
+        namespace(&job_of(variables), &runner_of(config)).map_err(|error| error.to_string())
+    };
+    assert_eq!(of("ci-x", CONFIG), Ok("default".into()));
+    let open = CONFIG.replace("pull_policy", "namespace = \"jobs-$TEAM\"\nnamespace_overwrite_allowed = \"^ci-.*\"\npull_policy");
+    assert_eq!(of("", &open), Ok("jobs-blue".into()));
+    assert_eq!(of("ci-$TEAM", &open), Ok("ci-blue".into()));
+    assert!(of("kube-system", &open).unwrap_err().contains("does not match namespace_overwrite_allowed"));
+    assert_eq!(of("ci-/../x", &open).unwrap_err(), "\"ci-/../x\" is not the name of a namespace");
 }

@@ -6,6 +6,9 @@
 //! nearest known key is named. Pure: the caller reads the file.
 
 mod keys;
+mod security;
+
+pub use security::{Capabilities, ContainerSecurityContext, PodSecurityContext, Profile};
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,8 +70,22 @@ pub struct Runner {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Kubernetes {
-    /// Namespace of the pods; `default` when empty.
+    /// Address of the API server; when empty, the cluster this program runs in, else that of the kubeconfig.
+    pub host: String,
+    /// Context of the kubeconfig, when there is no `host`; the current one when empty.
+    pub context: String,
+    /// Client certificate, with `host`.
+    pub cert_file: String,
+    /// Its key.
+    pub key_file: String,
+    /// Certificates to trust at `host`.
+    pub ca_file: String,
+    /// Token for the API server instead of any other; never logged.
+    pub bearer_token: String,
+    /// Namespace of the pods, with the job's variables; `default` when empty.
     pub namespace: String,
+    /// Regular expression of what a job may ask for with `KUBERNETES_NAMESPACE_OVERWRITE`; nothing when empty.
+    pub namespace_overwrite_allowed: String,
     /// Image of jobs that name none.
     pub image: String,
     /// Image of the helper container.
@@ -76,8 +93,28 @@ pub struct Kubernetes {
     /// When images are pulled, in order of preference.
     #[serde(deserialize_with = "one_or_many")]
     pub pull_policy: Vec<String>,
-    /// Whether the build container is privileged.
+    /// Policies a job may ask for; those of `pull_policy` when empty.
+    pub allowed_pull_policies: Vec<String>,
+    /// Whether the containers of the job are privileged.
     pub privileged: bool,
+    /// Whether a process may gain more rights than its parent; the cluster's default when not set.
+    pub allow_privilege_escalation: Option<bool>,
+    /// Capabilities given to containers.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken from containers, besides `NET_RAW`.
+    pub cap_drop: Vec<String>,
+    /// Users a job may ask for, as numbers; any but 0 when empty.
+    pub allowed_users: Vec<String>,
+    /// Groups a job may ask for, as numbers; any but 0 when empty.
+    pub allowed_groups: Vec<String>,
+    /// Security of the pod.
+    pub pod_security_context: PodSecurityContext,
+    /// Security of the build container.
+    pub build_container_security_context: ContainerSecurityContext,
+    /// Security of the helper.
+    pub helper_container_security_context: ContainerSecurityContext,
+    /// Security of each service.
+    pub service_container_security_context: ContainerSecurityContext,
     /// Service account of the pods.
     pub service_account: String,
     /// CPU limit of the build container.
@@ -108,6 +145,8 @@ pub struct Kubernetes {
     pub node_selector: BTreeMap<String, String>,
     /// Secrets with registry logins.
     pub image_pull_secrets: Vec<String>,
+    /// Whether only the logins of the service account are used.
+    pub use_service_account_image_pull_secrets: bool,
     /// Labels added to pods.
     pub pod_labels: BTreeMap<String, String>,
     /// Annotations added to pods.
@@ -117,6 +156,9 @@ pub struct Kubernetes {
     /// Seconds a pod has to end; 0 means Kubernetes' default.
     pub pod_termination_grace_period_seconds: u64,
 }
+
+/// GitLab's words for when an image is pulled.
+const POLICIES: [&str; 3] = ["always", "if-not-present", "never"];
 
 /// Reads `a` and `["a", "b"]` alike, as GitLab Runner does for pull policies.
 fn one_or_many<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
@@ -204,11 +246,7 @@ fn mistakes(config: &Config) -> Vec<Problem> {
         if runner.executor != "kubernetes" {
             say(format!("runner {name}: executor \"{}\" is not supported, only kubernetes is", runner.executor));
         }
-        for policy in &runner.kubernetes.pull_policy {
-            if !["always", "if-not-present", "never"].contains(&policy.as_str()) {
-                say(format!("runner {name}: unknown pull_policy \"{policy}\": always, if-not-present and never are known"));
-            }
-        }
+        runner.kubernetes.mistakes().into_iter().for_each(|message| say(format!("runner {name}: {message}")));
         for (place, _) in runner.environment.iter().enumerate().filter(|(_, pair)| !pair.contains('=')) {
             say(format!("runner {name}: entry {} of environment is not KEY=VALUE", place + 1));
         }
@@ -222,9 +260,9 @@ impl Config {
         self.concurrent.max(1)
     }
 
-    /// Every namespace that a runner puts pods into.
+    /// Every namespace that a runner puts pods into, as far as the file tells.
     pub fn namespaces(&self) -> BTreeSet<&str> {
-        self.runners.iter().map(|runner| runner.kubernetes.namespace()).collect()
+        self.runners.iter().filter_map(|runner| runner.kubernetes.fixed_namespace()).collect()
     }
 }
 
@@ -232,6 +270,38 @@ impl Kubernetes {
     /// Namespace of the pods.
     pub fn namespace(&self) -> &str {
         if self.namespace.is_empty() { "default" } else { &self.namespace }
+    }
+
+    /// The namespace of all pods whose job asks for no other; `None` when it depends on the job's variables.
+    pub fn fixed_namespace(&self) -> Option<&str> {
+        Some(self.namespace()).filter(|namespace| !namespace.contains('$'))
+    }
+
+    fn mistakes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (key, policies) in [("pull_policy", &self.pull_policy), ("allowed_pull_policies", &self.allowed_pull_policies)] {
+            let unknown = policies.iter().filter(|policy| !POLICIES.contains(&policy.as_str()));
+            found.extend(unknown.map(|policy| format!("unknown {key} \"{policy}\": always, if-not-present and never are known")));
+        }
+        if let Err(error) = regex::Regex::new(&self.namespace_overwrite_allowed) {
+            let error = error.to_string();
+            let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            found.push(format!("namespace_overwrite_allowed is not a regular expression: {why}"));
+        }
+        if !self.host.is_empty() && !self.cert_file.is_empty() && (self.key_file.is_empty() || self.ca_file.is_empty()) {
+            found.push("cert_file needs key_file and ca_file beside it".to_owned());
+        }
+        let pod = &self.pod_security_context;
+        found.extend(pod.seccomp_profile.mistake("pod_security_context.seccomp_profile"));
+        found.extend(pod.app_armor_profile.mistake("pod_security_context.app_armor_profile"));
+        for (table, context) in [
+            ("build_container_security_context", &self.build_container_security_context),
+            ("helper_container_security_context", &self.helper_container_security_context),
+            ("service_container_security_context", &self.service_container_security_context),
+        ] {
+            found.extend(context.mistakes(table));
+        }
+        found
     }
 }
 

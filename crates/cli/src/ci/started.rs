@@ -62,7 +62,7 @@ impl Started {
         let client = kube::Client::new(kube_server::memory::connect(node.router()), "default");
         let manager = tokio::spawn(manager::run(manager::Options {
             config: config(arguments, &url, &token),
-            client,
+            clusters: manager::Clusters::one("this machine", client),
             system_id: "s_local".to_owned(),
             helper_image: node::HELPER_IMAGE.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -143,6 +143,7 @@ fn config(arguments: &CiArguments, url: &str, token: &str) -> runner_config::Con
         namespace: "default".to_owned(),
         image: arguments.image_default.clone(),
         pull_policy: vec!["if-not-present".to_owned()],
+        allowed_pull_policies: ["always", "if-not-present", "never"].map(str::to_owned).to_vec(),
         ..runner_config::Kubernetes::default()
     };
     let runner = runner_config::Runner {

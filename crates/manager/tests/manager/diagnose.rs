@@ -84,8 +84,10 @@ fn what_goes_on_is_left_alone() {
 
 #[test]
 fn a_deleted_pod_says_whether_a_script_may_have_run() {
-    let running = with("helper", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
-    for (status, expected) in [(running, true), (waiting("ContainerCreating", ""), false)] {
+    let running = with("build", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+    let helper = with("helper", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+    let unstarted = ended("build", "StartError", "exec: sh: not found");
+    for (status, expected) in [(running, true), (helper, false), (waiting("ContainerCreating", ""), false), (unstarted, false)] {
         let Finding::Failed(diagnosis) = finding(status, true) else { panic!("a deleted pod is a failure") };
         assert_eq!((diagnosis.reason, diagnosis.script_may_have_run), (RunnerSystemFailure, expected));
     }
@@ -97,7 +99,7 @@ fn a_deleted_pod_says_who_took_it_where_kubernetes_knows() {
     let Finding::Failed(diagnosis) = finding(json!({"conditions": [condition]}), true) else {
         panic!("a deleted pod is a failure")
     };
-    assert_eq!(diagnosis.sentence, "the pod p was deleted while the job ran (Taint manager: deleting due to NoExecute taint)");
+    assert_eq!(diagnosis.sentence, "the pod p was deleted before the job began (Taint manager: deleting due to NoExecute taint)");
 }
 
 #[test]

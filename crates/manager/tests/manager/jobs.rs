@@ -112,7 +112,7 @@ async fn a_refused_confirmation_deletes_the_plan_and_makes_no_pod() {
     // With room for one job, the second one's pod shows that the first is over.
     bench.wait_for_pod(8).await;
     assert_eq!(bench.names(Kind::Secret), [format!("{}-plan", pod(8))]);
-    let made = bench.calls().iter().filter(|call| call.starts_with("POST") && call.contains("/pods")).count();
+    let made = bench.calls().iter().filter(|call| call.starts_with("POST") && call.ends_with("/pods?")).count();
     assert_eq!(made, 1, "only the second job got a pod");
     manager.stop().await;
 }
@@ -271,10 +271,20 @@ async fn what_cannot_become_a_pod_is_told_as_a_configuration_error() {
 #[tokio::test]
 async fn a_namespace_that_is_not_there_and_a_payload_that_makes_no_sense_are_told() {
     let bench = Bench::start().await;
-    let manager = bench.manager(2, "namespace = \"nowhere\"");
-    bench.gitlab.offer(payload(7));
+    let error = bench.manager(2, "namespace = \"nowhere\"").end().await.unwrap_err();
+    assert_eq!(error.to_string(), "namespace nowhere does not exist in cluster test");
+    let manager = bench.manager(2, "namespace_overwrite_allowed = \"^now\"");
+    let asking = |id: u64, namespace: &str| {
+        let mut asking = payload(id);
+        asking["variables"] = json!([{"key": "KUBERNETES_NAMESPACE_OVERWRITE", "value": namespace}]);
+        asking
+    };
+    bench.gitlab.offer(asking(7, "nowhere"));
     until("the report", || bench.gitlab.job(7).finals() == 1).await;
     assert!(bench.gitlab.job(7).text().contains("namespaces \"nowhere\" not found"), "{}", bench.gitlab.job(7).text());
+    bench.gitlab.offer(asking(9, "kube-system"));
+    until("the report", || bench.gitlab.job(9).finals() == 1).await;
+    assert!(bench.gitlab.job(9).text().contains("does not match namespace_overwrite_allowed"), "{}", bench.gitlab.job(9).text());
     let mut senseless = payload(8);
     senseless["steps"][0]["when"] = json!("sometimes");
     bench.gitlab.offer(senseless);

@@ -107,7 +107,7 @@ impl Bench {
         let stop = CancellationToken::new();
         let options = manager::Options {
             config: runner_config::parse(&text).unwrap().config,
-            client: self.client(),
+            clusters: manager::Clusters::one("test", self.client()),
             system_id: "s_test".to_owned(),
             helper_image: "gantry-helper".to_owned(),
             version: "1.2.3".to_owned(),

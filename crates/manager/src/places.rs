@@ -1,0 +1,63 @@
+//! Namespaces that no configuration names: those that jobs asked for.
+//!
+//! The next manager has to find what is in them, and no list of all namespaces is allowed to it. So a Secret without
+//! any secret, beside the plans of the cluster's first namespace, has a key for each.
+
+use crate::cluster::{self, CallError};
+use crate::clusters::Cluster;
+use crate::wiring::Manager;
+use agent_contract::names;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const NOTING: Duration = Duration::from_secs(10);
+
+/// Name of the Secret.
+pub fn name(manager: &Manager) -> String {
+    format!("gantry-{}-namespaces", manager.owner.to_ascii_lowercase().replace(['_', '.'], "-"))
+}
+
+/// The namespaces that a Secret of that name tells.
+pub fn of(secret: &Secret) -> BTreeSet<String> {
+    secret.data.iter().flat_map(|data| data.keys().cloned()).collect()
+}
+
+/// Notes a namespace before anything is put there.
+pub async fn note(manager: &Manager, cluster: &Cluster, namespace: &str) -> Result<(), CallError> {
+    let home = manager.home(cluster);
+    if cluster.is_watched(namespace) || home == namespace {
+        return Ok(());
+    }
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), home);
+    let (name, what) = (name(manager), "note the namespace");
+    let parameters = PatchParams::default();
+    let patch = serde_json::json!({"data": {namespace: ""}});
+    let patch = Patch::Merge(&patch);
+    match cluster::persist(NOTING, what, || secrets.patch_metadata(&name, &parameters, &patch)).await {
+        Err(error) if error.is_missing() => {}
+        other => return other.map(drop),
+    }
+    let owned = [(names::MANAGED_BY, names::MANAGED_BY_VALUE), (names::LABEL_OWNER, &manager.owner)];
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            labels: Some(owned.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(namespace.to_owned(), ByteString(Vec::new()))])),
+        ..Secret::default()
+    };
+    let created = PostParams::default();
+    match cluster::persist(NOTING, what, || secrets.create(&created, &secret)).await {
+        // Another job was first with another namespace.
+        Err(error) if error.is_taken() => {
+            cluster::persist(NOTING, what, || secrets.patch_metadata(&name, &parameters, &patch)).await.map(drop)
+        }
+        other => other.map(drop),
+    }
+}

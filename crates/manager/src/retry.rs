@@ -1,0 +1,173 @@
+//! Another pod for a job of which no script has run: the first could not pull an image, or the cluster took it away.
+//!
+//! The next attempt is noted in the plan before the pod of the one before is deleted, and that pod has to be gone before
+//! the next one is made: its build container might come up until the last moment. Then somebody has written to the
+//! trace, or its last state says so, and there is no second attempt.
+
+use crate::admit::Tracked;
+use crate::cluster;
+use crate::diagnose::{self, Cure, Diagnosis};
+use crate::finish::Told;
+use crate::launch::{self, Unlaunched};
+use crate::store;
+use crate::trace::{Writer, Written};
+use crate::watch::Following;
+use crate::wiring::Manager;
+use agent_contract::Plan;
+use job::FailureReason;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::DeleteParams;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Most pods of a job.
+const MOST: u32 = 9;
+/// Most pods of a job where the cluster took the ones before away.
+const MOST_TAKEN: u32 = 3;
+const DELETING: Duration = Duration::from_secs(60);
+/// A pod is gone by its grace and this.
+const LEAVING: Duration = Duration::from_secs(120);
+/// Between questions for a pod whose end the watch may have missed.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What comes after a pod that failed.
+pub enum Next {
+    /// The next one.
+    Follow(Following),
+    /// Nothing.
+    Over(Told),
+    /// The manager stops.
+    LeftAlone,
+}
+
+/// Makes another pod if that may help.
+pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, failed: Diagnosis) -> Next {
+    let told = Told::failed(job, failed.reason, &failed.sentence);
+    let Some(cure) = failed.cure.filter(|_| !failed.script_may_have_run && job.attempt < MOST) else { return Next::Over(told) };
+    let hopeless = match cure {
+        Cure::NextPolicy => false,
+        Cure::AnotherPod => job.attempt >= MOST_TAKEN,
+        Cure::NoImageVolume => !job.has_image_volume,
+    };
+    if hopeless {
+        return Next::Over(told);
+    }
+    let plan = match store::fetch(job).await {
+        Ok(plan) => plan,
+        Err(error) => {
+            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "no other pod: the plan could not be read");
+            return Next::Over(told);
+        }
+    };
+    let policies = pod_spec::pull_attempts(&plan.job, &job.runner.config).unwrap_or(1);
+    if cure == Cure::NextPolicy && job.pull_failures as usize + 1 >= policies {
+        return Next::Over(told);
+    }
+    let (failures, how) = match cure {
+        Cure::NextPolicy => (job.pull_failures + 1, "with the next pull policy"),
+        Cure::AnotherPod => (job.pull_failures, "with another pod"),
+        Cure::NoImageVolume => {
+            job.runner.cluster.give_up_image_volumes();
+            (job.pull_failures, "without a volume that is an image")
+        }
+    };
+    let next = job.attempt + 1;
+    let sentence = job.masked(&failed.sentence.replace(['\n', '\r'], " "));
+    let line = format!("\x1b[0;33mWARNING: {sentence}\x1b[0;m\nAttempt #{next}: trying {how}\n");
+    match Writer::new(job).write_next(line.as_bytes()).await {
+        Ok(Written::Yes(_)) => {}
+        // An agent has begun after all.
+        Ok(Written::Behind) => return Next::Over(told),
+        Ok(Written::Gone) => return Next::Over(Told::Already),
+        Err(error) => {
+            let error = cluster::chain(&error);
+            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the job's log does not say why there is another pod");
+        }
+    }
+    tracing::warn!(job.id = job.id, pod.name = job.pod, attempt = next, why = sentence, "another pod, {how}");
+    store::mark_again(job, next, failures).await;
+    (job.attempt, job.pull_failures) = (next, failures);
+    let written = job.written.load(Ordering::Relaxed);
+    match replace(manager, job, following).await {
+        Ok(()) => {}
+        Err(Unlaunched::LeftAlone) => return Next::LeftAlone,
+        Err(Unlaunched::Over(_)) => return Next::Over(told),
+    }
+    if matches!(Writer::new(job).length().await, Ok(Some(length)) if length > written) {
+        return Next::Over(told);
+    }
+    make(manager, job, plan).await
+}
+
+/// The same from a note that a manager before us has left: `job` has the number of the next pod, and the name of the one
+/// before.
+pub async fn go_on(manager: &Manager, job: &mut Tracked, following: Following, plan: Plan) -> Next {
+    match replace(manager, job, following).await {
+        Ok(()) => {}
+        Err(Unlaunched::LeftAlone) => return Next::LeftAlone,
+        Err(Unlaunched::Over(told)) => return Next::Over(told),
+    }
+    if let Ok(Some(length)) = Writer::new(job).length().await {
+        job.written.store(length, Ordering::Relaxed);
+    }
+    make(manager, job, plan).await
+}
+
+/// Deletes the pod before, and waits until it is gone without having come up.
+async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> Result<(), Unlaunched> {
+    let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
+    let (parameters, by) = (DeleteParams::default(), Instant::now() + LEAVING);
+    let mut last = following.newest().pod;
+    if let Err(error) = cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await
+        && !error.is_missing()
+    {
+        return Err(failed(job, &format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
+    }
+    loop {
+        let seen = following.newest();
+        last = seen.pod.or(last);
+        if seen.deleted {
+            break;
+        }
+        tokio::select! {
+            () = manager.stop.cancelled() => return Err(Unlaunched::LeftAlone),
+            () = following.changed() => continue,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        match cluster::call("look for the pod", pods.get_opt(&job.pod)).await {
+            Ok(None) => break,
+            Ok(Some(pod)) => last = Some(Arc::new(pod)),
+            Err(_) => {}
+        }
+        if Instant::now() > by {
+            return Err(failed(job, &format!("the pod {} does not go away", job.pod)));
+        }
+    }
+    if last.is_some_and(|pod| diagnose::script_may_have_run(&pod)) {
+        return Err(failed(job, &format!("the pod {} was deleted when the job had just begun", job.pod)));
+    }
+    Ok(())
+}
+
+fn failed(job: &Tracked, sentence: &str) -> Unlaunched {
+    Unlaunched::Over(Told::failed(job, FailureReason::RunnerSystemFailure, sentence))
+}
+
+/// Makes the pod of this attempt.
+async fn make(manager: &Manager, job: &mut Tracked, plan: Plan) -> Next {
+    job.pod = pod_spec::pod_name(&plan.job, &job.runner.config, job.attempt);
+    let Some(following) = job.runner.cluster.hub.follow(job.namespace(), &job.pod) else { return Next::LeftAlone };
+    let pod = match launch::pod_of(manager, job, &plan.job) {
+        Ok(pod) => pod,
+        Err(told) => return Next::Over(told),
+    };
+    drop(plan);
+    match launch::launch(manager, job, &pod).await {
+        Ok(()) => Next::Follow(following),
+        Err(Unlaunched::Over(told)) => Next::Over(told),
+        Err(Unlaunched::LeftAlone) => Next::LeftAlone,
+    }
+}
