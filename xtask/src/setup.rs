@@ -15,9 +15,40 @@ const PACKAGES: [(&str, &str); 6] = [
     ("/usr/bin/python3", "python3"),
 ];
 
-/// Installs what is missing.
+/// What the cluster needs besides.
+const CLUSTER_PACKAGES: [(&str, &str); 9] = [
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("/usr/sbin/iptables", "iptables"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/sbin/conntrack", "conntrack"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+];
+
+/// What images need.
+const IMAGE_PACKAGES: [(&str, &str); 3] =
+    [("/usr/bin/musl-gcc", "musl-tools"), ("/usr/bin/mmdebstrap", "mmdebstrap"), ("/bin/busybox", "busybox-static")];
+
+/// Installs what is missing of what the checks and tests need.
 pub fn packages() -> Result<()> {
-    let missing: Vec<_> = PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    install(&PACKAGES)
+}
+
+/// Installs what is missing of what the cluster and its images need.
+pub fn cluster_packages() -> Result<()> {
+    install(&CLUSTER_PACKAGES)
+}
+
+/// Installs what is missing of what images need.
+pub fn image_packages() -> Result<()> {
+    install(&IMAGE_PACKAGES)
+}
+
+fn install(packages: &[(&str, &'static str)]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -35,12 +66,12 @@ pub fn packages() -> Result<()> {
         run(&mut command)
     };
     apt(&["update", "-qq"])?;
-    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    install.extend(missing);
-    apt(&install)
+    let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    words.extend(missing);
+    apt(&words)
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")))
 }
