@@ -5,6 +5,7 @@
 use crate::arguments::RbacArguments;
 use anyhow::{Context, Result};
 use manager::permissions::NEEDED;
+use runner_config::Config;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,20 +18,54 @@ pub fn run(arguments: &RbacArguments) -> Result<ExitCode> {
     let path = &arguments.config;
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
     let parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
-    let manifest = manifest(&parsed.config.namespaces(), &arguments.namespace, &arguments.service_account);
+    let manifest = manifest(&Places::of(&parsed.config, &arguments.namespace), &arguments.namespace, &arguments.service_account);
     std::io::stdout().write_all(manifest.as_bytes()).context("failed to print the manifest")?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One service account, and what it may do in each of `namespaces`. Roles are named after the account: two managers may
-/// share a namespace.
-fn manifest(namespaces: &BTreeSet<&str>, home: &str, account: &str) -> String {
+/// Where pods go, as far as a configuration tells.
+struct Places<'a> {
+    /// By name.
+    named: BTreeSet<&'a str>,
+    /// What is only known of a job, in a sentence each.
+    open: Vec<String>,
+}
+
+impl<'a> Places<'a> {
+    fn of(config: &'a Config, home: &'a str) -> Self {
+        let mut places = Self { named: config.namespaces(), open: Vec::new() };
+        for (index, runner) in config.runners.iter().enumerate() {
+            let (number, kubernetes) = (index + 1, &runner.kubernetes);
+            let pattern = serde_json::Value::from(kubernetes.namespace_overwrite_allowed.as_str());
+            if kubernetes.fixed_namespace().is_none() {
+                let namespace = quoted(kubernetes.namespace());
+                places.open.push(format!("Runner number {number} has the namespace {namespace}, by the variables of each job."));
+                // The manager keeps its own notes where it runs itself.
+                places.named.insert(home);
+            }
+            if !kubernetes.namespace_overwrite_allowed.is_empty() {
+                places.open.push(format!("Jobs of runner number {number} may ask for any namespace that matches {pattern}."));
+            }
+        }
+        places
+    }
+}
+
+/// One service account, and what it may do in each namespace. Roles are named after the account: two managers may share
+/// a namespace.
+fn manifest(places: &Places<'_>, home: &str, account: &str) -> String {
     let (home, account) = (quoted(home), quoted(account));
-    let mut text = format!(
+    let mut text =
         "# What gantry's manager does in Kubernetes, and no more. Whoever may read Secrets reads all of a namespace:\n\
-         # give jobs a namespace of their own.\n\
-         apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {home}\n"
-    );
+         # give jobs a namespace of their own.\n"
+            .to_owned();
+    for sentence in &places.open {
+        text.push_str(&format!("# {sentence}\n"));
+    }
+    if !places.open.is_empty() {
+        text.push_str("# Each such namespace needs a Role and a RoleBinding like those below.\n");
+    }
+    text.push_str(&format!("apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {home}\n"));
     let rules: String = NEEDED
         .iter()
         .map(|rule| {
@@ -38,7 +73,7 @@ fn manifest(namespaces: &BTreeSet<&str>, home: &str, account: &str) -> String {
             format!("  - apiGroups: [\"\"]\n    resources: [{}]\n    verbs: [{verbs}]\n", rule.resource)
         })
         .collect();
-    for namespace in namespaces {
+    for namespace in &places.named {
         let namespace = quoted(namespace);
         let head = |kind: &str| {
             format!(
@@ -63,11 +98,29 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use super::{Places, manifest};
+
+    fn places(text: &str, home: &str) -> String {
+        let entry = |keys: &str| {
+            format!("[[runners]]\nurl = \"http://g\"\ntoken = \"t\"\nexecutor = \"kubernetes\"\n[runners.kubernetes]\n{keys}\n")
+        };
+        let config = runner_config::parse(&text.split(';').map(entry).collect::<String>()).unwrap().config;
+        manifest(&Places::of(&config, home), home, "manager")
+    }
+
+    #[test]
+    fn namespaces_that_only_a_job_knows_are_told_in_comments() {
+        let text =
+            places("namespace = \"ci\"\nnamespace_overwrite_allowed = \"^ci-.*$\";namespace = \"x-$CI_PROJECT_ID\"", "home");
+        assert!(text.contains("# Jobs of runner number 1 may ask for any namespace that matches \"^ci-.*$\".\n"), "{text}");
+        assert!(text.contains("# Runner number 2 has the namespace \"x-$CI_PROJECT_ID\", by the variables of each job.\n"));
+        let roles: Vec<_> = text.split("---\n").skip(1).filter(|one| one.contains("kind: Role\n")).collect();
+        assert_eq!(roles.len(), 2, "ci and home");
+    }
 
     #[test]
     fn each_namespace_gets_a_role_with_the_needed_verbs_and_a_binding_to_the_one_account() {
-        let text = super::manifest(&BTreeSet::from(["ci", "1e3"]), "gantry-system", "manager");
+        let text = places("namespace = \"ci\";namespace = \"1e3\"", "gantry-system");
         let documents: Vec<_> = text.split("---\n").collect();
         let expected = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: \"manager\"\n  namespace: \"ci\"\nrules:\n  \
              - apiGroups: [\"\"]\n    resources: [pods]\n    verbs: [create, delete, get, list, watch]\n  \
