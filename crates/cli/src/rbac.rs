@@ -114,7 +114,7 @@ mod tests {
             places("namespace = \"ci\"\nnamespace_overwrite_allowed = \"^ci-.*$\";namespace = \"x-$CI_PROJECT_ID\"", "home");
         assert!(text.contains("# Jobs of runner number 1 may ask for any namespace that matches \"^ci-.*$\".\n"), "{text}");
         assert!(text.contains("# Runner number 2 has the namespace \"x-$CI_PROJECT_ID\", by the variables of each job.\n"));
-        let roles: Vec<_> = text.split("---\n").skip(1).filter(|one| one.contains("kind: Role\n")).collect();
+        let roles: Vec<_> = text.split("---\n").skip(1).filter(|one| one.contains("\nkind: Role\n")).collect();
         assert_eq!(roles.len(), 2, "ci and home");
     }
 
