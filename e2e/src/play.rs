@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SECONDS: u64 = 120;
 /// Most requests that a job may cost (the design's budget).
 const REQUESTS_PER_JOB: usize = 8;
+/// What is kept beside the logs when a scenario fails.
+pub const STATE_FILE: &str = "state.txt";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What all plays on a target share.
@@ -80,14 +82,11 @@ async fn act(stage: &Stage, folder: &Folder, directory: &Path, names: (String, V
     let pipeline = gitlab.run(folder, variables(target, folder, (&namespace, &gitlab)), directory)?;
     let deadline = Instant::now() + Duration::from_secs(folder.scenario.seconds.unwrap_or(SECONDS));
     let mut play = Play { stage, folder, namespace, namespaces, gitlab, manager, pipeline, deadline };
-    play.steps().await?;
-    play.end().await?;
-    play.verdicts()?;
-    let left = objects::leftovers(&target.client, &play.namespaces).await?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    ensure!(play.manager.stop().await, "the manager did not end well when it was told to");
-    play.manager_said()?;
-    play.requests(audit_start)
+    let went = play.whole(audit_start).await;
+    if went.is_err() {
+        std::fs::write(directory.join(STATE_FILE), play.state()?)?;
+    }
+    went
 }
 
 /// Images, the gate, and what the scenario adds.
@@ -103,7 +102,10 @@ fn variables(target: &Target, folder: &Folder, (namespace, gitlab): (&str, &GitL
             char::from(b'a' + (state >> 24) as u8 % 26)
         };
         let mut value = || (0..generated.bytes).map(|_| letter()).collect::<String>();
-        all.extend((1..=generated.count).map(|index| plain(&format!("GENERATED_{index}"), &value())));
+        all.extend(
+            (1..=generated.count)
+                .map(|index| ProjectVariable { file: generated.file, ..plain(&format!("GENERATED_{index}"), &value()) }),
+        );
     }
     all.extend(folder.scenario.variables.iter().map(|(key, one)| {
         let (key, value) = (key.clone(), fill(&one.value, target, namespace));
@@ -113,6 +115,17 @@ fn variables(target: &Target, folder: &Folder, (namespace, gitlab): (&str, &GitL
 }
 
 impl Play<'_> {
+    async fn whole(&mut self, audit_start: u64) -> Result<()> {
+        self.steps().await?;
+        self.end().await?;
+        self.verdicts()?;
+        let left = objects::leftovers(&self.stage.target.client, &self.namespaces).await?;
+        ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+        ensure!(self.manager.stop().await, "the manager did not end well when it was told to");
+        self.manager_said()?;
+        self.requests(audit_start)
+    }
+
     fn jobs(&self) -> Result<Vec<JobState>> {
         Ok(self.gitlab.coordinator.pipeline(self.pipeline)?.jobs)
     }
@@ -136,7 +149,7 @@ impl Play<'_> {
     /// Waits a little, unless nothing will come any more.
     async fn look(&mut self, missing: &str) -> Result<()> {
         if Instant::now() > self.deadline {
-            bail!("{missing} in time; {}", self.state()?);
+            bail!("{missing} in time");
         }
         if self.manager.has_ended() {
             bail!("the manager ended: {}", tail(&self.manager.log()));
@@ -217,14 +230,14 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// What a person would look at when it hangs.
+    /// What a person would look at first: the ends of all logs.
     fn state(&self) -> Result<String> {
         let jobs = self.jobs()?;
         let states = jobs.iter().map(|job| {
             let trace = self.trace(job).unwrap_or_default();
-            format!("{} is {}, its log ends with {:?}", job.name, job.status.as_str(), tail(&plain(&trace)))
+            format!("--- {} is {}; its log:\n{}\n", job.name, job.status.as_str(), tail(&plain(&trace)))
         });
-        Ok(format!("{}; the manager: {}", states.collect::<Vec<_>>().join("; "), tail(&self.manager.log())))
+        Ok(format!("{}--- the manager:\n{}", states.collect::<String>(), tail(&self.manager.log())))
     }
 
     fn verdicts(&self) -> Result<()> {
@@ -241,7 +254,7 @@ impl Play<'_> {
         if status.as_str() != scenario.pipeline {
             wrong.push(format!("the pipeline is {}, not {}", status.as_str(), scenario.pipeline));
         }
-        ensure!(wrong.is_empty(), "{}; {}", wrong.join("; "), self.state()?);
+        ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(())
     }
 

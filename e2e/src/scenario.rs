@@ -73,6 +73,9 @@ pub struct Generated {
     pub count: usize,
     /// Size of each value.
     pub bytes: usize,
+    /// Whether they are files: a process takes no more than 2 MiB of variables in its environment.
+    #[serde(default)]
+    pub file: bool,
 }
 
 /// A kind of request.

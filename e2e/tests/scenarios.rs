@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use e2e::gitlab::Sites;
-use e2e::play::{Stage, play};
+use e2e::play::{STATE_FILE, Stage, play};
 use e2e::scenario::{Folder, read_all};
 use e2e::target::{Target, TestImages};
 use futures::StreamExt;
@@ -140,7 +140,10 @@ async fn one(stage: &Stage, folder: &Folder, work: &Path) -> Option<bool> {
             // Only failed ones are looked at.
             let _ = std::fs::remove_dir_all(&directory);
         }
-        Err(error) => println!("{:<8} {:<40} FAILED {seconds:.1} s: {error:#}", target.name, folder.name),
+        Err(error) => {
+            let state = std::fs::read_to_string(directory.join(STATE_FILE)).unwrap_or_default();
+            println!("{:<8} {:<40} FAILED {seconds:.1} s: {error:#}\n{state}", target.name, folder.name);
+        }
     }
     Some(played.is_ok())
 }

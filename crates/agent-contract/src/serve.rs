@@ -68,6 +68,9 @@ pub enum Answer {
         code: i32,
         /// Whether the kernel killed something of the container for lack of memory.
         oom_killed: bool,
+        /// Whether the container was told to stop while it ran.
+        #[serde(default)]
+        terminated: bool,
     },
     /// It could not be run at all.
     Failed {
@@ -171,7 +174,7 @@ mod tests {
             Frame::Request(Request::Start(start)),
             Frame::Stdout(Bytes::from_static(b"\xff\0x")),
             Frame::Stderr(Bytes::new()),
-            Frame::Answer(Answer::Exited { code: 137, oom_killed: true }),
+            Frame::Answer(Answer::Exited { code: 137, oom_killed: true, terminated: false }),
         ]
     }
 

@@ -34,6 +34,8 @@ pub struct Exited {
     pub code: i32,
     /// Whether the kernel killed something for lack of memory.
     pub oom_killed: bool,
+    /// Whether the container was told to stop while it ran.
+    pub terminated: bool,
 }
 
 /// What comes out of a running script.
@@ -96,8 +98,8 @@ impl Build {
         loop {
             match Frame::decode(&mut self.input)? {
                 Some(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => return Ok(Event::Output(bytes)),
-                Some(Frame::Answer(Answer::Exited { code, oom_killed })) => {
-                    return Ok(Event::Exited(Exited { code, oom_killed }));
+                Some(Frame::Answer(Answer::Exited { code, oom_killed, terminated })) => {
+                    return Ok(Event::Exited(Exited { code, oom_killed, terminated }));
                 }
                 Some(Frame::Answer(Answer::Failed { message })) => return Err(BuildError::Refused(message)),
                 Some(Frame::Answer(Answer::Started { .. } | Answer::Leaving) | Frame::Request(_)) => continue,

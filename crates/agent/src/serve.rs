@@ -146,7 +146,8 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
     let code = children.wait(child.id());
     let by = Instant::now() + OUTPUT_GRACE;
     outputs.iter().flatten().for_each(|output| output.drain(by));
-    send(writer, &Frame::Answer(Answer::Exited { code, oom_killed: oom_killed() }))?;
+    let terminated = children.are_ending();
+    send(writer, &Frame::Answer(Answer::Exited { code, oom_killed: oom_killed(), terminated }))?;
     signal_group(group, libc::SIGKILL);
     let closed = writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown(std::net::Shutdown::Both);
     drop(closed);

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 const AFTER_SCRIPT: Duration = Duration::from_secs(300);
 /// A build container that was there needs no image any more; that it does not listen now is the script's doing.
 const LISTENS_STILL: Duration = Duration::from_secs(5);
+/// A pod that is deleted tells its containers one by one: when the build container goes, it is our turn soon.
+const TOLD_TOO: Duration = Duration::from_secs(1);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a stage stopped before its end.
@@ -94,7 +96,7 @@ impl<'a> Stages<'a> {
         }
         if self.prepared
             && self.may_go_on(&ending)
-            && let Err(failed) = guard.run(false, self.uploads(&ending)).await
+            && let Err(failed) = guard.run(ending != canceled(), self.uploads(&ending)).await
             && (ending.is_success() || failed == Ending::Abandoned)
         {
             ending = failed;
@@ -117,10 +119,7 @@ impl<'a> Stages<'a> {
 
     /// The job's own timeout ends everything; that of the script alone does not (`RUNNER_SCRIPT_TIMEOUT`).
     fn may_go_on(&self, ending: &Ending) -> bool {
-        match ending {
-            Ending::Abandoned | Ending::Failed { reason: FailureReason::RunnerInterrupted, .. } => false,
-            Ending::Success | Ending::Failed { .. } => Instant::now() < self.deadline,
-        }
+        *ending != Ending::Abandoned && *ending != terminated() && Instant::now() < self.deadline
     }
 
     async fn header(&self) {
@@ -133,6 +132,9 @@ impl<'a> Stages<'a> {
         self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
         for one in &self.plan.job.unsupported {
             self.trace.line(&format!("\x1b[0;33mWARNING: {} is not supported by gantry yet", one.what)).await;
+        }
+        for warning in &settings.warnings {
+            self.trace.line(&format!("\x1b[0;33mWARNING: {warning}")).await;
         }
         self.section_end("prepare_executor").await;
     }
@@ -280,7 +282,7 @@ impl<'a> Stages<'a> {
             }
             (_, Some(stop)) => ending_of(stop, self.plan.timeout()),
             (Ok(Exited { code: 0, .. }), None) => Ending::Success,
-            (Ok(Exited { code, oom_killed }), None) => {
+            (Ok(Exited { code, oom_killed, .. }), None) => {
                 let why =
                     if oom_killed { "; the kernel killed a process for lack of memory, raise the memory limit" } else { "" };
                 let message = format!("command terminated with exit code {code}{why}");
@@ -316,8 +318,10 @@ impl<'a> Stages<'a> {
                             self.trace.urge();
                         }
                     }
-                    Ok(Event::Exited(exited)) => return (Ok(exited), stop),
-                    Err(error) => return (Err(error), stop),
+                    Ok(Event::Exited(exited)) if !exited.terminated || stop.is_some() => return (Ok(exited), stop),
+                    Ok(Event::Exited(exited)) => return (Ok(exited), told_too(stopping).await),
+                    Err(error) if stop.is_some() => return (Err(error), stop),
+                    Err(error) => return (Err(error), told_too(stopping).await),
                 },
                 why = &mut stopping, if stop.is_none() => {
                     stop = Some(why);
@@ -457,16 +461,31 @@ fn lost(error: &BuildError) -> Ending {
     Ending::failed(reason, format!("{:#}", anyhow::anyhow!("{error}")))
 }
 
+fn canceled() -> Ending {
+    Ending::failed(FailureReason::JobCanceled, "canceled")
+}
+
+/// A reason that GitLab can retry on: the job itself did nothing wrong.
+fn terminated() -> Ending {
+    let message = "aborted: terminated; the pod was told to stop: deleted, evicted, or its node shuts down";
+    Ending::failed(FailureReason::RunnerSystemFailure, message)
+}
+
 fn ending_of(stop: Stop, timeout: Duration) -> Ending {
     match stop {
-        Stop::Canceling => Ending::failed(FailureReason::JobCanceled, "canceled"),
+        Stop::Canceling => canceled(),
         Stop::Abandoned => Ending::Abandoned,
         Stop::Timeout => {
             let message = format!("execution took longer than {} seconds", go_duration(timeout));
             Ending::failed(FailureReason::JobExecutionTimeout, message)
         }
-        Stop::Terminated => Ending::failed(FailureReason::RunnerInterrupted, "aborted: terminated; the pod was told to stop"),
+        Stop::Terminated => terminated(),
     }
+}
+
+/// What stops us in a moment, if anything does.
+async fn told_too(stopping: impl Future<Output = Stop>) -> Option<Stop> {
+    tokio::time::timeout(TOLD_TOO, stopping).await.ok()
 }
 
 /// Waits for whatever stops a stage; after a cancel only harder reasons count.

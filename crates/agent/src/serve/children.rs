@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub struct Children {
     known: Mutex<HashMap<u32, Option<i32>>>,
     changed: Condvar,
+    ending: AtomicBool,
 }
 
 impl Children {
@@ -71,6 +73,7 @@ impl Children {
 
     /// TERM to every running script, KILL after a grace.
     pub fn end_all(&self, grace: Duration) {
+        self.ending.store(true, Ordering::SeqCst);
         let running: Vec<i32> =
             self.lock().iter().filter(|(_, end)| end.is_none()).filter_map(|(id, _)| i32::try_from(*id).ok()).collect();
         for group in running {
@@ -78,6 +81,11 @@ impl Children {
             unsafe { libc::kill(-group, libc::SIGTERM) };
             self.kill_later(group, grace);
         }
+    }
+
+    /// Whether [`Self::end_all`] was called.
+    pub fn are_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     fn reap(&self) {
