@@ -1,0 +1,133 @@
+//! The floor: pods of two containers without any runner, on the same cluster in the same run.
+//!
+//! Alone, a bare pod has the volumes of a job's pod and its build container waits for a file of the helper, as a job's
+//! does; what is measured is its first output over HTTP at the stand-in. At once, pods with and without volumes are
+//! measured until all succeeded.
+
+use super::Bench;
+use super::latency::BURST;
+use crate::report::Place;
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Creates in flight.
+const AT_ONCE: usize = 16;
+const SECRET: &str = "bench-plan";
+
+/// What bare pods take at once, in seconds: created → all succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Floor {
+    /// Pods without volumes.
+    pub plain: f64,
+    /// Pods with the volumes of a job.
+    pub with_volumes: f64,
+}
+
+/// What one bare pod took.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// Created → first output of the build container.
+    pub output: Duration,
+    /// Created → succeeded.
+    pub ended: Duration,
+}
+
+/// The Secret that the pods with volumes mount.
+pub async fn prepare(bench: &Bench) -> Result<()> {
+    let secret: Secret = serde_json::from_value(json!({"metadata": {"name": SECRET}, "stringData": {"plan.0": "{}"}}))?;
+    bench.cluster.api::<Secret>().create(&PostParams::default(), &secret).await.context("failed to create a Secret")?;
+    Ok(())
+}
+
+/// One bare pod, number `index`, alone in the cluster.
+pub async fn one(bench: &Bench, index: usize) -> Result<Took> {
+    let name = format!("bare-{index}");
+    let command = format!("wget -q -O- {}/heard/{name}", bench.url());
+    let began = Instant::now();
+    let ended = until_succeeded(&bench.cluster.api(), vec![pod(&bench.settings.image, &name, &command, true)?]).await?;
+    let heard = bench.stand_in.heard(&name);
+    let heard = heard.with_context(|| format!("pod {name} did not reach this machine at {}: is --host right?", bench.url()))?;
+    bench.cluster.become_empty().await?;
+    Ok(Took { output: heard.saturating_duration_since(began), ended: ended.saturating_duration_since(began) })
+}
+
+/// As many pods at once as there are jobs at once.
+pub async fn bursts(bench: &mut Bench) -> Result<Floor> {
+    Ok(Floor { plain: all_at_once(bench, "plain", false).await?, with_volumes: all_at_once(bench, "volumes", true).await? })
+}
+
+async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f64> {
+    let number = bench.settings.burst;
+    eprintln!("{number} bare pods at once{}", if volumes { ", with the volumes of a job" } else { "" });
+    let objects = (0..number).map(|index| pod(&bench.settings.image, &format!("{prefix}-{index}"), "true", volumes));
+    let objects = objects.collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let ended = until_succeeded(&bench.cluster.api(), objects).await?;
+    let seconds = ended.saturating_duration_since(began).as_secs_f64();
+    bench.cluster.become_empty().await?;
+    let of = if volumes { "bare pods, volumes" } else { "bare pods" };
+    bench.report.add(Place { section: BURST, of }, "ended, last", Some(seconds), "s");
+    Ok(seconds)
+}
+
+/// Creates pods, waits until all succeeded and deletes them; answers when the last one was seen to.
+async fn until_succeeded(pods: &Api<Pod>, objects: Vec<Pod>) -> Result<Instant> {
+    let mut left: HashSet<_> = objects.iter().map(ResourceExt::name_any).collect();
+    let names: Vec<_> = left.iter().cloned().collect();
+    let version = pods.list(&kube::api::ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
+    let mut changes = pods.watch(&WatchParams::default(), &version).await.context("failed to watch pods")?.boxed();
+    let creating = stream::iter(objects)
+        .map(|object| async move { pods.create(&PostParams::default(), &object).await })
+        .buffer_unordered(AT_ONCE)
+        .try_for_each(|_| std::future::ready(Ok(())));
+    let watching = async {
+        while !left.is_empty() {
+            let Some(change) = changes.try_next().await? else { bail!("the watch for pods ended") };
+            let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = change else { continue };
+            match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+                Some("Succeeded") => drop(left.remove(&pod.name_any())),
+                Some("Failed") => bail!("bare pod {} failed", pod.name_any()),
+                _ => {}
+            }
+        }
+        Ok(Instant::now())
+    };
+    let both = async {
+        let (created, ended) = tokio::join!(creating, watching);
+        created.context("failed to create a pod")?;
+        ended
+    };
+    let ended = tokio::time::timeout(PATIENCE, both).await.context("bare pods did not succeed in time")??;
+    let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    for name in names {
+        pods.delete(&name, &now).await.context("failed to delete a pod")?;
+    }
+    Ok(ended)
+}
+
+/// A pod of a helper and a build container.
+fn pod(image: &str, name: &str, command: &str, volumes: bool) -> Result<Pod> {
+    let copy = "cp /bin/busybox /gantry/agent.new && mv /gantry/agent.new /gantry/agent";
+    let wait = format!("until [ -x /gantry/agent ]; do sleep 0.02 2>/dev/null || sleep 1; done; {command}");
+    let shell = |line: &str| json!(["sh", "-c", line]);
+    let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path});
+    let shared = [mount("gantry", "/gantry"), mount("repo", "/builds")];
+    let of_helper: Vec<_> = shared.iter().cloned().chain([mount("plan", "/gantry-plan")]).collect();
+    let container = |name: &str, line: &str, mounts: Value| json!({"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "command": shell(line), "volumeMounts": mounts});
+    let (containers, all) = if volumes {
+        let all = json!([{"name": "gantry", "emptyDir": {}}, {"name": "repo", "emptyDir": {}},
+            {"name": "plan", "projected": {"sources": [{"secret": {"name": SECRET}}]}}]);
+        (json!([container("helper", copy, json!(of_helper)), container("build", &wait, json!(shared))]), all)
+    } else {
+        (json!([container("helper", "true", json!([])), container("build", command, json!([]))]), json!([]))
+    };
+    Ok(serde_json::from_value(json!({"metadata": {"name": name},
+        "spec": {"restartPolicy": "Never", "automountServiceAccountToken": false, "containers": containers, "volumes": all}}))?)
+}
