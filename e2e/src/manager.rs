@@ -65,15 +65,15 @@ fn merge(into: &mut toml::Table, more: toml::Table) {
 }
 
 impl Manager {
-    /// Starts one; `directory` holds its files.
+    /// Starts one that may work in these namespaces, of which the first is its own; `directory` holds its files.
     ///
     /// # Errors
     /// When it cannot be given its permissions, or does not start.
-    pub async fn start(program: &Path, target: &Target, namespace: &str, config: &str, directory: &Path) -> Result<Self> {
+    pub async fn start(program: &Path, target: &Target, namespaces: &[String], config: &str, directory: &Path) -> Result<Self> {
         let file = directory.join("config.toml");
         std::fs::write(&file, config)?;
         let kubeconfig = if target.name == "cluster" {
-            with_least_permissions(program, target, namespace, &file, directory).await?
+            with_least_permissions(program, target, namespaces, &file, directory).await?
         } else {
             target.kubeconfig_file.clone()
         };
@@ -114,21 +114,36 @@ fn run(program: &Path, config: &Path, kubeconfig: &Path, log: &Path) -> Result<C
     spawn(command, log)
 }
 
-/// Applies what `gantry rbac` prints and answers a kubeconfig of that account.
-async fn with_least_permissions(
-    program: &Path,
-    target: &Target,
-    namespace: &str,
-    config: &Path,
-    directory: &Path,
-) -> Result<PathBuf> {
+/// What `gantry rbac` prints.
+async fn rbac(program: &Path, namespace: &str, config: &Path) -> Result<String> {
     let mut command = gantry(program);
     command.args(["rbac", "--namespace", namespace, "--service-account", ACCOUNT, "--config"]).arg(config);
     let output = command.output().await.context("failed to start gantry rbac")?;
     if !output.status.success() {
         bail!("gantry rbac: {}", String::from_utf8_lossy(&output.stderr));
     }
-    crate::objects::create(&target.client, &String::from_utf8(output.stdout)?, namespace).await?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Applies what `gantry rbac` prints and answers a kubeconfig of that account.
+async fn with_least_permissions(
+    program: &Path,
+    target: &Target,
+    namespaces: &[String],
+    config: &Path,
+    directory: &Path,
+) -> Result<PathBuf> {
+    let (namespace, more) = namespaces.split_first().context("no namespace")?;
+    let manifest = rbac(program, namespace, config).await?;
+    crate::objects::create(&target.client, &manifest, namespace).await?;
+    for other in more {
+        // What a configuration allows by a pattern is granted by hand: the same Role and RoleBinding there.
+        let bound = manifest
+            .split("---\n")
+            .skip(1)
+            .map(|one| one.replacen(&format!("namespace: \"{namespace}\""), &format!("namespace: \"{other}\""), 1));
+        crate::objects::create(&target.client, &bound.collect::<Vec<_>>().join("---\n"), other).await?;
+    }
     let accounts: Api<ServiceAccount> = Api::namespaced(target.client.clone(), namespace);
     let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };

@@ -78,7 +78,7 @@ async fn act(stage: &Stage, folder: &Folder, directory: &Path, names: (String, V
     let gitlab = GitLab::open(&stage.sites, url, &folder.scenario.hold, directory)?;
     let config = configuration(folder, target, &namespace, (&gitlab.url, &gitlab.token))?;
     let audit_start = target.audit_log.as_deref().map_or(0, audit::end);
-    let manager = Manager::start(&stage.program, target, &namespace, &config, directory).await?;
+    let manager = Manager::start(&stage.program, target, &namespaces, &config, directory).await?;
     let pipeline = gitlab.run(folder, variables(target, folder, (&namespace, &gitlab)), directory)?;
     let deadline = Instant::now() + Duration::from_secs(folder.scenario.seconds.unwrap_or(SECONDS));
     let mut play = Play { stage, folder, namespace, namespaces, gitlab, manager, pipeline, deadline };

@@ -1,9 +1,13 @@
-//! Chores of this repository: `cargo xtask check | test | demo | agent | tidy`.
+//! Chores of this repository: `cargo xtask COMMAND`.
 //!
 //! One place for them, so that a developer's machine and CI run the same commands.
 
 mod agent;
+mod bench;
+mod cluster;
 mod demo;
+mod e2e;
+mod image;
 mod setup;
 mod tidy;
 
@@ -17,6 +21,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test     all tests
   demo     runs examples/hello through gantry ci
   agent    builds the static agent into target/agent/gantry-agent
+  cluster  a real Kubernetes of one node on this machine: up, down, and more (cluster --help)
+  e2e      the scenarios, on the embedded node and on a cluster (e2e --help)
+  image    gantry's own images and those for tests, as OCI layouts in target/images
+  bench    the benchmark: any runner beside any other, and managers at scale (bench --help)
   tidy     the rules of this repository alone";
 
 fn main() -> Result<()> {
@@ -26,6 +34,10 @@ fn main() -> Result<()> {
         "test" => test(),
         "agent" => setup::packages().and_then(|()| agent::build()).map(|_| ()),
         "demo" => demo::run(),
+        "image" => image::run(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "cluster" => cluster::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "e2e" => e2e::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "bench" => bench::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => tidy::check(),
         _ => bail!("{USAGE}"),
     }
@@ -48,8 +60,17 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// The cargo that runs us.
+///
+/// What `cargo run` tells us about our own package is not passed on: build scripts that watch such variables would run
+/// again, and much with them, whenever a command is now started by hand and now by us.
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn check() -> Result<()> {
@@ -66,7 +87,5 @@ fn check() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    setup::packages()?;
-    let agent = agent::build()?;
-    run(cargo().args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent))
+    e2e::prepared(true, |agent| run(cargo().args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent)))
 }

@@ -64,8 +64,14 @@ pub fn main(words: &[String]) -> Result<()> {
     }
 }
 
+/// Whether `up` has been here and its API server runs.
+pub fn is_up() -> Result<bool> {
+    let paths = Paths::new()?;
+    Ok(paths.kubeconfig().exists() && running(&paths, "apiserver").is_some())
+}
+
 fn print_kubeconfig(paths: &Paths) -> Result<()> {
-    if !paths.kubeconfig().exists() || running(paths, "apiserver").is_none() {
+    if !is_up()? {
         bail!("the cluster is not up (cargo xtask cluster up)");
     }
     println!("{}", paths.kubeconfig().display());

@@ -16,12 +16,17 @@ use std::process::{Command, Stdio};
 /// Where the CNI library notes what it made for which pod.
 const RESULTS: &str = "/var/lib/cni/results";
 
+/// The bridge's link-layer address, as the CNI plugin would derive it from [`HOST`].
+const MAC: &str = "0a:58:0a:f4:00:01";
+
 /// Makes the bridge and lets packets pass.
 pub fn make() -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("failed to allow the forwarding of packets")?;
     if !Path::new("/sys/class/net").join(BRIDGE).exists() {
         quietly(Command::new("ip").args(["link", "add", BRIDGE, "type", "bridge"]))?;
     }
+    // A bridge without an address of its own takes the lowest of its ports', and pods that know the old one lose the host.
+    quietly(Command::new("ip").args(["link", "set", BRIDGE, "address", MAC]))?;
     // Both say nothing new where a killed `up` has been before.
     quietly(Command::new("ip").args(["address", "replace", &format!("{HOST}/16"), "dev", BRIDGE]))?;
     quietly(Command::new("ip").args(["link", "set", BRIDGE, "up"]))?;

@@ -1,0 +1,57 @@
+//! The programs in our images: static, and the same whatever directory they are built in.
+
+use super::platform::Platform;
+use crate::{agent, cargo, root, run};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Builds the manager for a platform: the release profile, linked statically.
+pub fn gantry(platform: Platform) -> Result<PathBuf> {
+    let target = platform.target();
+    let mut command = cargo();
+    command.args(["build", "--locked", "--package", "cli", "--bin", "gantry", "--release", "--target", target]);
+    place_independent(&mut command);
+    cross(&mut command, platform)?;
+    run(&mut command)?;
+    Ok(agent::target_directory().join(target).join("release/gantry"))
+}
+
+/// Builds the agent for a platform.
+pub fn agent(platform: Platform) -> Result<PathBuf> {
+    if platform == Platform::here()? {
+        return agent::build();
+    }
+    let target = platform.target();
+    let mut command = cargo();
+    command.args(["build", "--locked", "--package", "agent", "--profile", "agent", "--target", target]);
+    place_independent(&mut command);
+    cross(&mut command, platform)?;
+    run(&mut command)?;
+    Ok(agent::target_directory().join(target).join("agent/gantry-agent"))
+}
+
+/// Leaves the names of this machine's directories out of what is built: panics say where in the sources they come from,
+/// and those names would make the digest another one in each checkout. Replaces the user's own flags for the same reason.
+pub fn place_independent(command: &mut Command) {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    let places = [(root(), "/gantry"), (cargo_home, "/cargo")];
+    let flags = |option: &str| {
+        let flags: Vec<_> = places.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect();
+        flags.join(" ")
+    };
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env("RUSTFLAGS", flags("--remap-path-prefix")).env("CFLAGS", flags("-ffile-prefix-map"));
+}
+
+/// Names the C compiler of another machine, which also links.
+fn cross(command: &mut Command, platform: Platform) -> Result<()> {
+    if platform != Platform::here()? {
+        let compiler = platform.compiler();
+        let target = platform.target().replace('-', "_");
+        command.env(format!("CC_{target}"), compiler);
+        command.env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase()), compiler);
+    }
+    Ok(())
+}
