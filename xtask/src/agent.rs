@@ -3,9 +3,9 @@
 //! musl first, because its binary needs no `/dev` and carries no name service loading (measured; see the notes on
 //! the agent in ARCHITECTURE.md).
 
-use crate::{cargo, root, run};
+use crate::{cargo, image, root, run};
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
@@ -21,6 +21,8 @@ pub fn build() -> Result<PathBuf> {
     command.args(["build", "--locked", "--package", "agent", "--profile", "agent", "--target", triple]);
     if triple == GLIBC {
         command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    } else {
+        image::place_independent(&mut command);
     }
     run(&mut command)?;
     let built = target.join(triple).join("agent/gantry-agent");
@@ -43,15 +45,10 @@ pub fn target_directory() -> PathBuf {
 }
 
 fn has_musl() -> bool {
-    let installed = || {
-        let output = Command::new("rustc").args(["--print", "target-libdir", "--target", MUSL]).output().ok()?;
-        let path = String::from_utf8(output.stdout).ok()?;
-        Some(Path::new(path.trim()).exists())
-    };
-    if installed() == Some(true) {
+    if image::has_target(MUSL) {
         return true;
     }
     eprintln!("+ rustup target add {MUSL}");
     let added = Command::new("rustup").args(["target", "add", MUSL]).status().is_ok_and(|status| status.success());
-    added && installed() == Some(true)
+    added && image::has_target(MUSL)
 }
