@@ -121,9 +121,10 @@ pub fn script_may_have_run(pod: &Pod) -> bool {
     of_container(pod, names::BUILD_CONTAINER).is_some_and(has_started)
 }
 
-/// Whether the agent runs now, as far as its node tells.
-pub fn agent_runs(pod: &Pod) -> bool {
-    of_container(pod, names::HELPER_CONTAINER).is_some_and(|helper| state(helper).running.is_some())
+/// Whether no agent will be heard of any more: it ended, or the pod never had a node.
+pub fn agent_is_over(pod: &Pod) -> bool {
+    let ended = of_container(pod, names::HELPER_CONTAINER).is_some_and(|helper| state(helper).terminated.is_some());
+    ended || pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none())
 }
 
 /// Whether both containers that make a job have started.
@@ -184,7 +185,8 @@ fn has_no_shell(container: &ContainerStatus, message: &str) -> Option<(Option<Cu
     let missing = ["executable file not found", "no such file or directory"].iter().any(|words| message.contains(words));
     (container.name == names::BUILD_CONTAINER && message.contains("exec: \"sh\"") && missing).then(|| {
         let image = &container.image;
-        let sentence = format!("image {image} has no shell (sh), and scripts need one: {}", message.trim());
+        let sentence =
+            format!("image {image} has no shell (sh), and scripts need one: {}", message.trim_start_matches(": ").trim());
         (None, FailureReason::RunnerConfigurationError, sentence)
     })
 }

@@ -133,9 +133,10 @@ impl<'a> Follower<'a> {
         if pod.metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_OWNER)) != Some(&self.manager.owner) {
             return Some(End::LeftAlone);
         }
-        // A pod that is being deleted may still bring its agent's last word.
+        // A pod that is being deleted may still bring its agent's last word, also when its node has not told yet that the
+        // agent runs.
         let overdue = self.gone_by.is_some_and(|by| by <= Instant::now());
-        let ending = self.gone_by.is_some() && !diagnose::agent_runs(pod);
+        let ending = self.gone_by.is_some() && diagnose::agent_is_over(pod);
         of(diagnose::diagnose(pod, self.seen.deleted || overdue || ending))
     }
 

@@ -54,6 +54,10 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
     match stored {
         Ok(()) => job.runner.cluster.watch(manager, job.namespace()),
         Err(StoreError::Refused(sentence)) => {
+            if job.parts == 1 {
+                // Nothing of it is there to be cleaned up.
+                (job.parts, job.pod) = (0, String::new());
+            }
             refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
             return None;
         }

@@ -9,3 +9,4 @@ mod load;
 mod outages;
 mod permissions;
 mod restart;
+mod retries;

@@ -6,13 +6,14 @@ pub mod gitlab;
 use access::Access;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use gitlab::Gitlab;
 use kube_server::{Kind, NoBackend, Selectors, Store, memory, router};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -27,6 +28,45 @@ pub struct Bench {
     calls: Arc<Mutex<Vec<String>>>,
     api_away: watch::Sender<bool>,
     pub access: Access,
+    pub pods: Pods,
+}
+
+/// How pods that are created are answered instead.
+#[derive(Clone, Default)]
+pub struct Pods(Arc<Mutex<PodsKnown>>);
+
+#[derive(Default)]
+struct PodsKnown {
+    /// A dry run is answered as by a server whose volumes can be images.
+    image_volumes: bool,
+    /// Sentences that the next pods are refused with.
+    refusals: VecDeque<String>,
+}
+
+impl Pods {
+    pub fn offer_image_volumes(&self) {
+        self.0.lock().unwrap().image_volumes = true;
+    }
+
+    pub fn refuse_next(&self, sentence: &str) {
+        self.0.lock().unwrap().refusals.push_back(sentence.to_owned());
+    }
+
+    async fn through(self, request: Request, next: Next) -> Response {
+        if request.method() != Method::POST || !request.uri().path().ends_with("/pods") {
+            return next.run(request).await;
+        }
+        if request.uri().query().is_some_and(|query| query.contains("dryRun")) {
+            if self.0.lock().unwrap().image_volumes {
+                return (StatusCode::CREATED, request.into_body()).into_response();
+            }
+        } else if let Some(sentence) = self.0.lock().unwrap().refusals.pop_front() {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+                "message": sentence});
+            return (StatusCode::FORBIDDEN, axum::Json(status)).into_response();
+        }
+        next.run(request).await
+    }
 }
 
 /// A manager at work.
@@ -64,6 +104,7 @@ impl Bench {
             calls: Arc::default(),
             api_away: watch::Sender::new(false),
             access: Access::default(),
+            pods: Pods::default(),
         }
     }
 
@@ -77,8 +118,11 @@ impl Bench {
         });
         let (away, access) = (self.api_away.clone(), self.access.clone());
         let authorization = axum::middleware::from_fn(move |request, next| access.clone().through(request, next));
+        let pods = self.pods.clone();
+        let creation = axum::middleware::from_fn(move |request, next| pods.clone().through(request, next));
         let door = axum::middleware::from_fn(move |request, next| through(away.clone(), request, next));
-        let served = memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(authorization).layer(door));
+        let served =
+            memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(creation).layer(authorization).layer(door));
         kube::Client::new(with_host.service(served), "default")
     }
 
@@ -146,6 +190,25 @@ impl Bench {
     pub fn end_pod(&self, pod: &str) {
         let object = self.store.get(Kind::Pod, "default", pod).unwrap();
         self.store.remove(Kind::Pod, "default", pod, object["metadata"]["uid"].as_str().unwrap());
+    }
+
+    /// Waits for the pod of an attempt after the first.
+    pub async fn wait_for_attempt(&self, id: u64, attempt: u32) -> String {
+        let name = format!("{}-{attempt}", pod(id));
+        until("the next pod", || self.names(Kind::Pod).contains(&name)).await;
+        name
+    }
+
+    /// Plays the node of a pod that is deleted: the mark becomes the end.
+    pub async fn let_go(&self, name: &str) {
+        let marked = || match self.store.get(Kind::Pod, "default", name) {
+            Ok(pod) => pod["metadata"]["deletionTimestamp"].is_string(),
+            Err(_) => true,
+        };
+        until("the pod to be deleted", marked).await;
+        if self.names(Kind::Pod).contains(&name.to_owned()) {
+            self.end_pod(name);
+        }
     }
 
     pub async fn wait_for_pod(&self, id: u64) -> String {
