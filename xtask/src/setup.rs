@@ -28,6 +28,10 @@ const CLUSTER_PACKAGES: [(&str, &str); 9] = [
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
 ];
 
+/// What runc is built with: pods under the `restricted` profile need its seccomp filter.
+const RUNC_PACKAGES: [(&str, &str); 3] =
+    [("/usr/bin/cc", "gcc"), ("/usr/include/seccomp.h", "libseccomp-dev"), ("/usr/bin/pkg-config", "pkg-config")];
+
 /// What images need.
 const IMAGE_PACKAGES: [(&str, &str); 3] =
     [("/usr/bin/musl-gcc", "musl-tools"), ("/usr/bin/mmdebstrap", "mmdebstrap"), ("/bin/busybox", "busybox-static")];
@@ -40,6 +44,11 @@ pub fn packages() -> Result<()> {
 /// Installs what is missing of what the cluster and its images need.
 pub fn cluster_packages() -> Result<()> {
     install(&CLUSTER_PACKAGES)
+}
+
+/// Installs what is missing of what containerd 2 and its runc are built with.
+pub fn containerd_packages() -> Result<()> {
+    install(&RUNC_PACKAGES)
 }
 
 /// Installs what is missing of what images need.

@@ -3,7 +3,7 @@
 //! A command line is a function of the paths and the containerd in use, so that `restart` starts exactly what `up` started.
 
 use super::paths::{BRIDGE, HOST, NETWORK, NODE, PAUSE, PODS, Paths, SERVICES, fill, write};
-use super::process::{await_component, await_for, start};
+use super::process::{await_component, await_for, running, start};
 use super::programs::{Containerd, kube_all, kubectl};
 use anyhow::{Result, bail};
 use std::fs;
@@ -64,12 +64,31 @@ fn resolver(resolv_conf: &str) -> String {
 /// Starts one component, if it does not run, and waits until it is ready.
 pub fn ensure(paths: &Paths, name: &str, containerd: Containerd) -> Result<()> {
     let words = command(paths, name, containerd)?;
+    if running(paths, name).is_none() {
+        await_port(name)?;
+    }
     if start(paths, name, &words)? {
         eprintln!("{name}: started");
     } else {
         eprintln!("{name}: runs");
     }
     await_component(paths, name, 90, || ready(paths, name))
+}
+
+/// Another program on the port would answer for a component that died of it. One of ours that just ended may need a moment.
+fn await_port(name: &str) -> Result<()> {
+    let port = match name {
+        "etcd" => 2379,
+        "apiserver" => 6443,
+        "controller-manager" => 10257,
+        "scheduler" => 10259,
+        "kubelet" => 10250,
+        "proxy" => 10256,
+        _ => return Ok(()),
+    };
+    await_for(&format!("port {port} to be free for {name}: another program listens there"), 5, || {
+        Ok(TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(1)).is_err())
+    })
 }
 
 fn command(paths: &Paths, name: &str, containerd: Containerd) -> Result<Vec<String>> {

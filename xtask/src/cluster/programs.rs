@@ -145,6 +145,7 @@ impl Containerd {
         if self == Self::One || kept.exists() {
             return Ok(());
         }
+        crate::setup::containerd_packages()?;
         eprintln!("building containerd {CONTAINERD_2} and runc {RUNC} from their Go modules into {}", kept.display());
         let fresh = beside(&kept)?;
         fs::create_dir_all(&fresh).with_context(|| format!("failed to make {}", fresh.display()))?;
