@@ -35,8 +35,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Image that is the `host` image with the agent in it.
-pub const HELPER_IMAGE: &str = "gantry-helper";
+/// Image that is the `host` image with the agent in it. It has the name of the released helper image of this version, so
+/// that a manager asks every cluster for the same; with a tag, since Kubernetes would pull one without a tag each time.
+pub const HELPER_IMAGE: &str = concat!("gantry-helper:", env!("CARGO_PKG_VERSION"));
 /// Where the agent lies in it.
 const HELPER_AGENT: &str = "/usr/bin/gantry-agent";
 
@@ -47,7 +48,7 @@ pub struct NodeOptions {
     pub run_dir: PathBuf,
     /// What is large or stays: images, volumes, logs. `/var/lib/gantry`.
     pub data_dir: PathBuf,
-    /// The agent for the built-in image `gantry-helper`; without it, there is no such image.
+    /// The agent for the built-in image [`HELPER_IMAGE`]; without it, there is no such image.
     pub agent: Option<PathBuf>,
     /// Directories of this machine that the image `host` shows besides `/usr`.
     pub host_paths: Vec<PathBuf>,

@@ -384,13 +384,13 @@ async fn the_host_image_shows_tools_and_no_secrets() {
     let path = &image.config.env.iter().find(|(name, _)| name == "PATH").expect("PATH").1;
     assert!(path.starts_with(&format!("{}/bin:", tools.display())), "{path}");
     assert_eq!(resolve_user(&image, "root").expect("root").uid, 0);
-    let helper = store.get("gantry-helper", PullPolicy::Never, None).await.expect("an image");
+    let helper = store.get("gantry-helper:1.0", PullPolicy::Never, None).await.expect("an image");
     let usr = helper.root.overlays.iter().find(|overlay| overlay.at == Path::new("/usr")).expect("usr");
     assert_eq!(usr.lower.len(), 2);
     let laid = usr.lower[0].path.join("bin/gantry-agent");
     assert_eq!((fs::read(&laid).expect("the agent"), fs::metadata(&laid).expect("it").uid()), (b"agent".to_vec(), base));
     assert_ne!(helper.id, image.id);
     fs::write(&agent, "newer").expect("an agent");
-    store.get("gantry-helper", PullPolicy::Always, None).await.expect("an image");
+    store.get("gantry-helper:1.0", PullPolicy::Always, None).await.expect("an image");
     assert_eq!(fs::read(&laid).expect("the agent"), b"agent", "what containers have mounted does not change");
 }

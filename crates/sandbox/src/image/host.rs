@@ -112,7 +112,9 @@ impl HostImage {
         let mut root = self.rootfs.clone();
         let mut parts = Vec::new();
         for overlay in &mut root.overlays {
-            let layer = self.directory.join(format!("{}{}", builtin.name, overlay.at.to_string_lossy().replace('/', "_")));
+            // A colon would end the directory's name in the kernel's list of layers.
+            let name = builtin.name.replace([':', '/'], "_");
+            let layer = self.directory.join(format!("{name}{}", overlay.at.to_string_lossy().replace('/', "_")));
             let mut any = false;
             for (here, there) in builtin.files.iter().filter(|(_, there)| overlay_of(&self.rootfs, there) == Some(&overlay.at)) {
                 let inside = there.strip_prefix(&overlay.at).unwrap_or(there);

@@ -32,7 +32,7 @@ pub fn host_store(scratch: &tempfile::TempDir, tools: &Path, agent: &Path) -> Im
     let path = format!("{}/bin:/nowhere/bin:/usr/bin", tools.display());
     let host = HostOptions { paths: vec![tools.to_owned()], mask: Vec::new(), path: Some(path) };
     let files = vec![(agent.to_owned(), PathBuf::from("/usr/bin/gantry-agent"))];
-    let builtin = vec![BuiltinImage { name: "gantry-helper".to_owned(), files }];
+    let builtin = vec![BuiltinImage { name: "gantry-helper:1.0".to_owned(), files }];
     let options = StoreOptions { host, builtin, ..StoreOptions::default() };
     ImageStore::open(&scratch.path().join("store"), IdRange::default(), options).expect("a store")
 }
