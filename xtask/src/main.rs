@@ -50,7 +50,8 @@ pub fn root() -> PathBuf {
 
 /// Runs a command in the root and fails when it does.
 pub fn run(command: &mut Command) -> Result<()> {
-    let shown = format!("{command:?}").replace('"', "");
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     eprintln!("+ {shown}");
     let status = command.current_dir(root()).status().with_context(|| format!("failed to start {shown}"))?;
     if !status.success() {

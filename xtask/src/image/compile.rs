@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Builds the manager for a platform: the release profile, linked statically.
+/// Builds the manager for a platform: the release profile, linked statically, without its 10 MB of symbols.
 pub fn gantry(platform: Platform) -> Result<PathBuf> {
     let target = platform.target();
     let mut command = cargo();
@@ -14,7 +14,12 @@ pub fn gantry(platform: Platform) -> Result<PathBuf> {
     place_independent(&mut command);
     cross(&mut command, platform)?;
     run(&mut command)?;
-    Ok(agent::target_directory().join(target).join("release/gantry"))
+    let directory = agent::target_directory().join(target).join("release");
+    let stripped = directory.join("gantry.stripped");
+    // Not by the profile: that would compile every crate once more for this one program.
+    let strip = if platform == Platform::here()? { "strip".to_owned() } else { platform.compiler().replace("-gcc", "-strip") };
+    run(Command::new(strip).arg("-o").arg(&stripped).arg(directory.join("gantry")))?;
+    Ok(stripped)
 }
 
 /// Builds the agent for a platform.

@@ -41,12 +41,21 @@ pub fn write(directory: &Path, name: &str, images: &[Image]) -> Result<String> {
         _ => put(&blobs, INDEX, &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))?,
     };
     let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-    named["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag});
+    named["annotations"] = json!({"io.containerd.image.name": whole(name), "org.opencontainers.image.ref.name": tag});
     let result = named["digest"].as_str().unwrap_or_default().to_owned();
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [named]});
     fs::write(directory.join("index.json"), index.to_string())?;
     fs::write(directory.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
     Ok(result)
+}
+
+/// A name with its registry, as the kubelet looks it up in containerd: without one, it means Docker Hub's.
+fn whole(name: &str) -> String {
+    match name.split_once('/') {
+        Some((registry, _)) if registry.contains(['.', ':']) || registry == "localhost" => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    }
 }
 
 /// Writes what one platform needs and returns the descriptor of its manifest.
@@ -143,6 +152,14 @@ mod tests {
             let manifest = blob(&layout, descriptor);
             assert_eq!(blob(&layout, &manifest["config"])["architecture"], descriptor["platform"]["architecture"]);
         }
+    }
+
+    #[test]
+    fn names_without_a_registry_are_those_the_kubelet_looks_for() {
+        assert_eq!(whole("gantry:1"), "docker.io/library/gantry:1");
+        assert_eq!(whole("me/gantry:1"), "docker.io/me/gantry:1");
+        assert_eq!(whole("gantry.test/pause:1"), "gantry.test/pause:1");
+        assert_eq!(whole("localhost/a"), "localhost/a");
     }
 
     #[test]
