@@ -15,6 +15,8 @@ use tokio::process::Child;
 /// Name of the manager's service account.
 pub const ACCOUNT: &str = "gantry";
 
+const CONCURRENT: u32 = 4;
+
 /// A manager at work.
 pub struct Manager {
     program: PathBuf,
@@ -35,10 +37,12 @@ pub fn fill(text: &str, target: &Target, namespace: &str) -> String {
 /// # Errors
 /// When `runner.toml` cannot be read.
 pub fn configuration(folder: &Folder, target: &Target, namespace: &str, gitlab: (&str, &str)) -> Result<String> {
-    let base = "concurrent = 4\ncheck_interval = 1\n[[runners]]\nname = \"e2e\"\nexecutor = \"kubernetes\"\n\
+    let concurrent = folder.scenario.concurrent.unwrap_or(CONCURRENT);
+    let base = "check_interval = 1\n[[runners]]\nname = \"e2e\"\nexecutor = \"kubernetes\"\n\
                 [runners.kubernetes]\nnamespace = \"{{namespace}}\"\nimage = \"{{busybox}}\"\nhelper_image = \"{{helper}}\"\n\
                 pull_policy = \"if-not-present\"\n";
     let mut config: toml::Table = toml::from_str(&fill(base, target, namespace))?;
+    config.insert("concurrent".to_owned(), i64::from(concurrent).into());
     let file = folder.path.join("runner.toml");
     if file.exists() {
         let text = std::fs::read_to_string(&file)?;

@@ -91,9 +91,9 @@ fn api_of(client: &kube::Client, object: &DynamicObject, namespace: &str) -> Res
     })
 }
 
-/// What gantry made: pods and Secrets with its label.
-pub fn ours() -> ListParams {
-    ListParams::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGED_BY_VALUE))
+/// What gantry made for jobs: pods and Secrets with its labels.
+fn ours() -> ListParams {
+    ListParams::default().labels(&format!("{}={},{}", names::MANAGED_BY, names::MANAGED_BY_VALUE, names::LABEL_JOB))
 }
 
 /// The pods of jobs in these namespaces.

@@ -214,6 +214,8 @@ impl Play<'_> {
                 let text = std::fs::read_to_string(self.folder.path.join("objects.yaml"))?;
                 objects::delete(client, &fill(&text, &self.stage.target, &self.namespace), &self.namespace).await?;
             }
+            Action::KillKubelet => restart("kubelet", 20).await?,
+            Action::StopApiServer => restart("apiserver", 30).await?,
             Action::ReplaceManager => self.manager.replace().await?,
         }
         Ok(())
@@ -314,6 +316,17 @@ impl Play<'_> {
         ensure!(total > 0 || jobs == 0, "the audit log at {} knows nothing of {user}", log.display());
         Ok(())
     }
+}
+
+/// Takes a component of the cluster away for some seconds.
+async fn restart(component: &str, seconds: u32) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = tokio::process::Command::new(cargo);
+    command.args(["run", "--quiet", "--package", "xtask", "--", "cluster", "restart", component, "--down"]);
+    command.arg(seconds.to_string()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().await.context("failed to start cargo xtask")?;
+    ensure!(output.status.success(), "cluster restart {component}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// A log without its colours and section marks.

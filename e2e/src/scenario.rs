@@ -25,6 +25,10 @@ pub struct Scenario {
     pub about: String,
     /// Targets that cannot play it (`node`, `cluster`), each with the reason that is printed.
     pub skip: BTreeMap<String, String>,
+    /// Whether it disturbs the whole target: it is played when all others have ended.
+    pub alone: bool,
+    /// Most jobs at once (`concurrent`); 4 when not set.
+    pub concurrent: Option<u32>,
     /// What the target must offer, by a word of [`crate::target::Target::offers`].
     pub needs: Vec<String>,
     /// Labels of the namespace.
@@ -131,6 +135,10 @@ pub enum Action {
     DeletePlan,
     /// Removes the objects of objects.yaml.
     DeleteObjects,
+    /// Kills the kubelet; it is back after 20 s.
+    KillKubelet,
+    /// Stops the API server; it is back after 30 s.
+    StopApiServer,
     /// Kills the manager and starts another one with the same configuration.
     ReplaceManager,
 }

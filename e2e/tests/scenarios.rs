@@ -101,16 +101,18 @@ async fn on_target(name: &str, images: &TestImages, folders: &[Folder], counts: 
     let run = format!("{:x}", std::process::id());
     let stage = Stage { target, sites, program: program()?, run };
     let failed_before = counts.failed;
-    let plays = folders.iter().map(|folder| one(&stage, folder, work.path()));
-    let mut plays = futures::stream::iter(plays).buffer_unordered(AT_ONCE);
-    while let Some(result) = plays.next().await {
-        match result {
-            Some(true) => counts.passed += 1,
-            Some(false) => counts.failed += 1,
-            None => counts.skipped += 1,
+    for (alone, at_once) in [(false, AT_ONCE), (true, 1)] {
+        let plays = folders.iter().filter(|folder| folder.scenario.alone == alone);
+        let plays = plays.map(|folder| one(&stage, folder, work.path()));
+        let mut plays = futures::stream::iter(plays).buffer_unordered(at_once);
+        while let Some(result) = plays.next().await {
+            match result {
+                Some(true) => counts.passed += 1,
+                Some(false) => counts.failed += 1,
+                None => counts.skipped += 1,
+            }
         }
     }
-    drop(plays);
     stage.target.stop().await;
     if counts.failed > failed_before {
         println!("files of the failed ones: {}", work.keep().display());
