@@ -1,7 +1,8 @@
 //! Namespaces that no configuration names: those that jobs asked for.
 //!
 //! The next manager has to find what is in them, and no list of all namespaces is allowed to it. So a Secret without
-//! any secret, beside the plans of the cluster's first namespace, has a key for each.
+//! any secret, in the cluster's first namespace, has a key for each. It belongs to no job and is found by its name; a
+//! namespace that holds nothing any more is taken from it at the next start.
 
 use crate::cluster::{self, CallError};
 use crate::clusters::Cluster;
@@ -18,13 +19,32 @@ use std::time::Duration;
 const NOTING: Duration = Duration::from_secs(10);
 
 /// Name of the Secret.
-pub fn name(manager: &Manager) -> String {
+fn name(manager: &Manager) -> String {
     format!("gantry-{}-namespaces", manager.owner.to_ascii_lowercase().replace(['_', '.'], "-"))
 }
 
-/// The namespaces that a Secret of that name tells.
-pub fn of(secret: &Secret) -> BTreeSet<String> {
-    secret.data.iter().flat_map(|data| data.keys().cloned()).collect()
+/// The namespaces that were noted.
+pub async fn noted(manager: &Manager, cluster: &Cluster) -> Result<BTreeSet<String>, CallError> {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), manager.home(cluster));
+    let name = name(manager);
+    let secret = cluster::persist(NOTING, "read the namespaces", || secrets.get_opt(&name)).await?;
+    Ok(secret.iter().flat_map(|secret| &secret.data).flat_map(|data| data.keys().cloned()).collect())
+}
+
+/// Takes a namespace away in which nothing is any more.
+pub async fn forget(manager: &Manager, cluster: &Cluster, namespace: &str) {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), manager.home(cluster));
+    let (name, parameters) = (name(manager), PatchParams::default());
+    let patch = serde_json::json!({"data": {namespace: null}});
+    let patch = Patch::Merge(&patch);
+    let forgot = cluster::persist(NOTING, "forget the namespace", || secrets.patch_metadata(&name, &parameters, &patch)).await;
+    if let Err(error) = forgot {
+        tracing::warn!(
+            namespace,
+            error = cluster::chain(&error),
+            "a namespace without jobs is looked into again at the next start"
+        );
+    }
 }
 
 /// Notes a namespace before anything is put there.
@@ -42,11 +62,10 @@ pub async fn note(manager: &Manager, cluster: &Cluster, namespace: &str) -> Resu
         Err(error) if error.is_missing() => {}
         other => return other.map(drop),
     }
-    let owned = [(names::MANAGED_BY, names::MANAGED_BY_VALUE), (names::LABEL_OWNER, &manager.owner)];
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.clone()),
-            labels: Some(owned.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            labels: Some(BTreeMap::from([(names::LABEL_OWNER.to_owned(), manager.owner.clone())])),
             ..ObjectMeta::default()
         },
         data: Some(BTreeMap::from([(namespace.to_owned(), ByteString(Vec::new()))])),

@@ -29,14 +29,19 @@ pub struct Found {
 pub async fn recover(manager: &Arc<Manager>) -> bool {
     for cluster in &manager.clusters {
         let named = manager.namespaces(cluster);
-        let mut more = BTreeSet::new();
         for namespace in &named {
             let Some(found) = find(manager, cluster, namespace).await else { return false };
-            more.extend(found.secrets.get(&places::name(manager)).map(places::of).unwrap_or_default());
             begin(manager, cluster, namespace, found);
         }
+        let more = places::noted(manager, cluster).await.unwrap_or_else(|error| {
+            tracing::warn!(error = cluster::chain(&error), "failed to see which namespaces jobs had asked for");
+            BTreeSet::new()
+        });
         for namespace in more.iter().filter(|namespace| !named.contains(namespace.as_str())) {
             match list(manager, cluster, namespace).await {
+                Ok(found) if found.secrets.is_empty() && found.pods.is_empty() => {
+                    places::forget(manager, cluster, namespace).await;
+                }
                 Ok(found) => begin(manager, cluster, namespace, found),
                 Err(error) => {
                     let (hint, error) = (hint(&error), cluster::chain(&error));

@@ -3,8 +3,8 @@
 use crate::cluster;
 use crate::clusters::Cluster;
 use crate::recover::Found;
+use crate::store;
 use crate::wiring::Manager;
-use crate::{places, store};
 use agent_contract::names;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
@@ -25,7 +25,6 @@ pub fn sweep(manager: &Arc<Manager>, cluster: &Cluster, namespace: &str, found: 
     }
     let is_of_a_job = |pod: &String| jobs.contains(pod) || pod.rsplit_once('-').is_some_and(|(first, _)| jobs.contains(first));
     let pods: Vec<_> = found.pods.iter().filter(|pod| !is_of_a_job(pod)).cloned().collect();
-    wanted.insert(places::name(manager));
     let secrets: Vec<_> = found.secrets.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
     if pods.is_empty() && secrets.is_empty() {
         return;
