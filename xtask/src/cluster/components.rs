@@ -111,9 +111,14 @@ fn command(paths: &Paths, name: &str, containerd: Containerd) -> Result<Vec<Stri
             "--allocate-node-cidrs=false",
         ]),
         "scheduler" => own(&[&kube, "scheduler", &kubeconfig, "--leader-elect=false"]),
-        "containerd" => {
-            own(&[&containerd.program("containerd"), "--config", &paths.text(&format!("config/{}", containerd.config()))])
-        }
+        "containerd" => own(&[
+            // It looks for its shim and for runc there, and Debian's shim knows no user namespaces.
+            "env",
+            &format!("PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", containerd.directory().display()),
+            &containerd.program("containerd"),
+            "--config",
+            &paths.text(&format!("config/{}", containerd.config())),
+        ]),
         "kubelet" => own(&[
             &kube,
             "kubelet",

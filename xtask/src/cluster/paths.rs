@@ -77,7 +77,8 @@ impl Paths {
     }
 
     pub fn make_directories(&self) -> Result<()> {
-        for directory in ["pki", "log", "pids", "config", "cni", "plugins"] {
+        // containerd would make its own for root alone, and then a pod in a user namespace does not reach its own root.
+        for directory in ["pki", "log", "pids", "config", "cni", "plugins", "containerd-1", "containerd-2"] {
             let path = self.state.join(directory);
             fs::create_dir_all(&path).with_context(|| format!("failed to make {}", path.display()))?;
         }
