@@ -97,18 +97,23 @@ fn cut(sentence: &str) -> String {
 
 /// Tells GitLab and cleans up; a stop in between leaves the rest to the next start.
 pub async fn finish(manager: &Manager, job: &Tracked, told: Told) {
+    if report(manager, job, told).await {
+        clean(job).await;
+    }
+}
+
+/// Tells GitLab; `false` when the manager stopped before it was told.
+pub async fn report(manager: &Manager, job: &Tracked, told: Told) -> bool {
     let name = job.runner.config.name.as_str();
     match &told {
         Told::Already => tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = name, "job ended"),
         Told::End { state, reason, .. } => {
             let (state, reason) = (state.as_str(), reason.unwrap_or_default());
             tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = name, state, reason, "job ended, telling GitLab");
-            if !tell(manager, job, &told).await {
-                return;
-            }
+            return tell(manager, job, &told).await;
         }
     }
-    clean(job).await;
+    true
 }
 
 /// Deletes what the job has in the cluster.

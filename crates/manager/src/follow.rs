@@ -4,6 +4,7 @@
 //! suspected (a pod that a list lacks, one that does not come up) is asked for once more before it is believed.
 
 use crate::admit::Tracked;
+use crate::calm::Starting;
 use crate::cluster;
 use crate::diagnose::{self, Diagnosis, Finding};
 use crate::launch;
@@ -76,6 +77,8 @@ struct Follower<'a> {
     waiting: Waiting<'a>,
     /// All containers that count have started.
     up: bool,
+    /// While they have not.
+    starting: Option<Starting>,
     /// When a pod that is being deleted must be gone.
     gone_by: Option<Instant>,
     /// When to ask again whether a missing pod is gone.
@@ -91,6 +94,7 @@ impl<'a> Follower<'a> {
             seen: Seen::default(),
             waiting: Waiting::new(job),
             up: false,
+            starting: Some(manager.calm.starting()),
             gone_by: None,
             doubt: None,
         }
@@ -106,6 +110,7 @@ impl<'a> Follower<'a> {
         self.gone_by = if leaving { self.gone_by.or(Some(by)) } else { None };
         self.up = diagnose::is_up(pod);
         if self.up {
+            self.starting = None;
             self.waiting.be_silent();
         }
     }

@@ -32,6 +32,7 @@ pub mod permissions;
 mod admit;
 mod authority;
 mod backoff;
+mod calm;
 mod cluster;
 mod clusters;
 mod confirm;

@@ -31,7 +31,9 @@ const DELETING: Duration = Duration::from_secs(60);
 /// A pod is gone by its grace and this.
 const LEAVING: Duration = Duration::from_secs(120);
 /// Between questions for a pod whose end the watch may have missed.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(30);
+/// Nothing of the job runs in a pod that is replaced, so what else runs there need not take its time.
+const GRACE: u32 = 1;
 
 /// What comes after a pod that failed.
 pub enum Next {
@@ -119,14 +121,16 @@ pub async fn go_on(manager: &Manager, job: &mut Tracked, following: Following, p
 /// Deletes the pod before, and waits until it is gone without having come up.
 async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> Result<(), Unlaunched> {
     let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
-    let (parameters, by) = (DeleteParams::default(), Instant::now() + LEAVING);
-    let mut last = following.newest().pod;
-    if let Err(error) = cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await
-        && !error.is_missing()
-    {
-        return Err(failed(job, &format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
-    }
-    loop {
+    let parameters = DeleteParams { grace_period_seconds: Some(GRACE), ..DeleteParams::default() };
+    let (mut last, by) = (following.newest().pod, Instant::now() + LEAVING);
+    let gone = match cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await {
+        Ok(_) => false,
+        Err(error) if error.is_missing() => true,
+        Err(error) => {
+            return Err(failed(job, &format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
+        }
+    };
+    while !gone {
         let seen = following.newest();
         last = seen.pod.or(last);
         if seen.deleted {

@@ -22,9 +22,8 @@ use std::sync::atomic::Ordering;
 /// A job that was just handed out.
 pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan: Plan, slot: Slot) {
     if let Some((job, following)) = Box::pin(begin(&manager, runner, plan)).await {
-        to_the_end(&manager, job, following).await;
+        to_the_end(&manager, job, following, slot).await;
     }
-    drop(slot);
 }
 
 /// Up to the pod; `None` when the job is over before.
@@ -88,18 +87,16 @@ pub async fn from_the_plan(manager: Arc<Manager>, mut job: Tracked, plan: Plan, 
         from_confirmation(&manager, &job, confirmed, pod).await
     });
     if launched.await {
-        to_the_end(&manager, job, following).await;
+        to_the_end(&manager, job, following, slot).await;
     }
-    drop(slot);
 }
 
 /// A job whose next pod is to be made; the plan says what it is, and `job` which pod comes next.
 pub async fn from_the_retry(manager: Arc<Manager>, mut job: Tracked, plan: Plan, following: Following, slot: Slot) {
     let next = Box::pin(retry::go_on(&manager, &mut job, following, plan)).await;
     if let Some(following) = conclude(&manager, &job, next).await {
-        to_the_end(&manager, job, following).await;
+        to_the_end(&manager, job, following, slot).await;
     }
-    drop(slot);
 }
 
 /// A job whose pod has been made, and perhaps is gone.
@@ -107,8 +104,7 @@ pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, f
     if !launched {
         store::mark_launched(&job).await;
     }
-    to_the_end(&manager, job, following).await;
-    drop(slot);
+    to_the_end(&manager, job, following, slot).await;
 }
 
 /// A job that cannot be stored or understood: GitLab is told why.
@@ -139,14 +135,15 @@ async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirme
     }
 }
 
-async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Following) {
-    let told = loop {
-        break match follow::follow(manager, &job, &mut following).await {
+async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Following, slot: Slot) {
+    let (end, told) = loop {
+        let end = follow::follow(manager, &job, &mut following).await;
+        let told = match &end {
             End::LeftAlone => return,
             End::Reported => Told::Already,
-            End::Unreported(verdict) => Told::of_agent(&job, &verdict),
+            End::Unreported(verdict) => Told::of_agent(&job, verdict),
             End::Failed(diagnosis) => {
-                let next = Box::pin(retry::again(manager, &mut job, following, diagnosis)).await;
+                let next = Box::pin(retry::again(manager, &mut job, following, diagnosis.clone())).await;
                 let Some(next) = conclude(manager, &job, next).await else { return };
                 following = next;
                 continue;
@@ -154,8 +151,17 @@ async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Followin
             End::Canceling => Told::canceled(),
             End::Unwanted => Told::Already,
         };
+        break (end, told);
     };
-    Box::pin(finish::finish(manager, &job, told)).await;
+    if !Box::pin(finish::report(manager, &job, told)).await {
+        return;
+    }
+    // There is room for the next job: this one runs no more, or is taken away now.
+    drop(slot);
+    if matches!(end, End::Reported | End::Unreported(_)) {
+        tokio::select! { () = manager.calm.comes() => {}, () = manager.stop.cancelled() => {} }
+    }
+    Box::pin(finish::clean(&job)).await;
 }
 
 /// The pod to follow now, if there is one; else the job is over or left alone.

@@ -1,5 +1,6 @@
 //! What the parts of a manager share, made once from the options.
 
+use crate::calm::Calm;
 use crate::clusters::Cluster;
 use crate::{Error, Options, authority};
 use agent_contract::names;
@@ -30,6 +31,8 @@ pub struct Manager {
     pub room: Arc<Semaphore>,
     /// Seconds between questions answered at once.
     pub check_interval: u64,
+    /// When to clean up.
+    pub calm: Arc<Calm>,
     /// No more jobs are asked for; what runs is left alone.
     pub stop: CancellationToken,
     /// Everything ends at once.
@@ -169,6 +172,7 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         runners,
         room: Arc::new(Semaphore::new(concurrent)),
         check_interval: options.config.check_interval,
+        calm: Arc::default(),
         stop: options.stop,
         halt: CancellationToken::new(),
         tasks: TaskTracker::new(),
