@@ -45,18 +45,21 @@ pub enum Next {
     LeftAlone,
 }
 
-/// Makes another pod if that may help.
-pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, failed: Diagnosis) -> Next {
-    let told = Told::failed(job, failed.reason, &failed.sentence);
-    let Some(cure) = failed.cure.filter(|_| !failed.script_may_have_run && job.attempt < MOST) else { return Next::Over(told) };
+/// What may help, if another pod may.
+fn cure(job: &Tracked, failed: &Diagnosis) -> Option<Cure> {
+    let cure = failed.cure.filter(|_| !failed.script_may_have_run && job.attempt < MOST)?;
     let hopeless = match cure {
         Cure::NextPolicy => false,
         Cure::AnotherPod => job.attempt >= MOST_TAKEN,
         Cure::NoImageVolume => !job.has_image_volume,
     };
-    if hopeless {
-        return Next::Over(told);
-    }
+    (!hopeless).then_some(cure)
+}
+
+/// Makes another pod if that may help.
+pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, failed: Diagnosis) -> Next {
+    let told = Told::failed(job, failed.reason, &failed.sentence);
+    let Some(cure) = cure(job, &failed) else { return Next::Over(told) };
     let plan = match store::fetch(job).await {
         Ok(plan) => plan,
         Err(error) => {
@@ -122,19 +125,29 @@ pub async fn go_on(manager: &Manager, job: &mut Tracked, following: Following, p
 async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> Result<(), Unlaunched> {
     let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
     let parameters = DeleteParams { grace_period_seconds: Some(GRACE), ..DeleteParams::default() };
-    let (mut last, by) = (following.newest().pod, Instant::now() + LEAVING);
-    let gone = match cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await {
-        Ok(_) => false,
-        Err(error) if error.is_missing() => true,
+    let mut last = following.newest().pod;
+    match cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await {
+        Ok(_) => last = gone(manager, job, &mut following).await?.or(last),
+        Err(error) if error.is_missing() => {}
         Err(error) => {
             return Err(failed(job, &format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
         }
-    };
-    while !gone {
+    }
+    if last.is_some_and(|pod| diagnose::script_may_have_run(&pod)) {
+        return Err(failed(job, &format!("the pod {} was deleted when the job had just begun", job.pod)));
+    }
+    Ok(())
+}
+
+/// Waits until a pod is gone; its last state.
+async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Result<Option<Arc<Pod>>, Unlaunched> {
+    let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
+    let (mut last, by) = (None, Instant::now() + LEAVING);
+    loop {
         let seen = following.newest();
         last = seen.pod.or(last);
         if seen.deleted {
-            break;
+            return Ok(last);
         }
         tokio::select! {
             () = manager.stop.cancelled() => return Err(Unlaunched::LeftAlone),
@@ -142,7 +155,7 @@ async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> 
             () = tokio::time::sleep(LOOK) => {}
         }
         match cluster::call("look for the pod", pods.get_opt(&job.pod)).await {
-            Ok(None) => break,
+            Ok(None) => return Ok(last),
             Ok(Some(pod)) => last = Some(Arc::new(pod)),
             Err(_) => {}
         }
@@ -150,10 +163,6 @@ async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> 
             return Err(failed(job, &format!("the pod {} does not go away", job.pod)));
         }
     }
-    if last.is_some_and(|pod| diagnose::script_may_have_run(&pod)) {
-        return Err(failed(job, &format!("the pod {} was deleted when the job had just begun", job.pod)));
-    }
-    Ok(())
 }
 
 fn failed(job: &Tracked, sentence: &str) -> Unlaunched {
