@@ -106,16 +106,27 @@ impl Cluster {
         let pods: Api<Pod> = self.api();
         let deadline = tokio::time::Instant::now() + EMPTYING;
         loop {
-            let left = pods.list(&ListParams::default()).await.context("failed to list the pods of the run")?.items;
-            if left.is_empty() {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() > deadline {
+            let listed = pods.list(&ListParams::default()).await.context("failed to list the pods of the run");
+            let is_late = tokio::time::Instant::now() > deadline;
+            let left = match listed {
+                Ok(list) if list.items.is_empty() => return Ok(()),
+                Ok(list) => list.items,
+                Err(error) if is_late => return Err(error),
+                Err(_) => Vec::new(),
+            };
+            if is_late {
                 let names: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
                 anyhow::bail!("{} pods were still there after {} s: {}", names.len(), EMPTYING.as_secs(), names.join(" "));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// Deletes what a failed measurement left.
+    pub async fn clear(&self) -> Result<()> {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.api::<Pod>().delete_collection(&now, &ListParams::default()).await.context("failed to delete left pods")?;
+        self.become_empty().await
     }
 
     /// Deletes the namespace.

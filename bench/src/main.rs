@@ -23,9 +23,11 @@ use clap::Parser;
 use cluster::Cluster;
 use measure::{Bench, Settings};
 use report::Report;
+use runner::Contender;
 use stand_in::StandIn;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use svg::Line;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -114,28 +116,34 @@ async fn all(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
         bench.report.fact(&format!("runner {}", contender.name), program_version(&contender.program));
     }
     let contenders = bench.contenders.clone();
-    measure::bare::prepare(bench).await?;
+    let mut failed = Vec::new();
     if arguments.wants(What::Serial) {
-        measure::latency::serial(bench).await?;
+        let done = measure::latency::serial(bench).await;
+        go_on(bench, &mut failed, ("one job at a time", ""), done).await;
     }
     let (mut bursts, mut loads) = (Vec::new(), Vec::new());
     if arguments.wants(What::Burst) {
-        let floor = measure::bare::bursts(bench).await?;
-        for contender in &contenders {
-            bursts.push(measure::latency::burst(bench, contender, &floor).await?);
+        let done = bursts_of_all(bench, &contenders).await;
+        bursts.extend(go_on(bench, &mut failed, ("all at once", ""), done).await.into_iter().flatten());
+    }
+    for contender in &contenders {
+        let name = contender.name.as_str();
+        if arguments.wants(What::Requests) {
+            let done = measure::requests::measure(bench, contender).await;
+            go_on(bench, &mut failed, ("requests", name), done).await;
         }
-    }
-    for contender in contenders.iter().filter(|_| arguments.wants(What::Requests)) {
-        measure::requests::measure(bench, contender).await?;
-    }
-    for contender in contenders.iter().filter(|_| arguments.wants(What::Load)) {
-        loads.push(measure::load::measure(bench, contender).await?);
-    }
-    for contender in contenders.iter().filter(|_| arguments.wants(What::Idle)) {
-        measure::idle::measure(bench, contender).await?;
-    }
-    for contender in contenders.iter().filter(|_| arguments.wants(What::Log)) {
-        measure::log::measure(bench, contender).await?;
+        if arguments.wants(What::Idle) {
+            let done = measure::idle::measure(bench, contender).await;
+            go_on(bench, &mut failed, ("idle entries", name), done).await;
+        }
+        if arguments.wants(What::Log) {
+            let done = measure::log::measure(bench, contender).await;
+            go_on(bench, &mut failed, ("a long log", name), done).await;
+        }
+        if arguments.wants(What::Load) {
+            let done = measure::load::measure(bench, contender).await;
+            loads.extend(go_on(bench, &mut failed, ("running jobs", name), done).await);
+        }
     }
     if !bursts.is_empty() {
         bench.report.plot("burst", measure::latency::chart(bench.settings.burst, bursts));
@@ -143,7 +151,31 @@ async fn all(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
     if !loads.is_empty() {
         bench.report.plot("memory", measure::load::chart(loads));
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { bail!("not all could be measured: {}", failed.join(", ")) }
+}
+
+async fn bursts_of_all(bench: &mut Bench, contenders: &[Contender]) -> Result<Vec<Line>> {
+    let floor = measure::bare::bursts(bench).await?;
+    let mut lines = Vec::new();
+    for contender in contenders {
+        lines.push(measure::latency::burst(bench, contender, &floor).await?);
+    }
+    Ok(lines)
+}
+
+/// What failed becomes a note, and the next measurement begins with an empty cluster: half an hour of figures is not
+/// thrown away for one of them.
+async fn go_on<T>(bench: &mut Bench, failed: &mut Vec<String>, (what, of): (&str, &str), done: Result<T>) -> Option<T> {
+    let error = match done {
+        Ok(found) => return Some(found),
+        Err(error) => error,
+    };
+    bench.report.note(format!("{what} {of} could not be measured: {error:#}"));
+    failed.push(what.to_owned());
+    if let Err(error) = bench.cluster.clear().await {
+        bench.report.note(format!("{error:#}"));
+    }
+    None
 }
 
 fn program_version(program: &PathBuf) -> String {

@@ -10,7 +10,7 @@ use crate::report::Place;
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Creates in flight.
 const AT_ONCE: usize = 16;
-const SECRET: &str = "bench-plan";
 
 /// What bare pods take at once, in seconds: created → all succeeded.
 #[derive(Clone, Copy, Debug)]
@@ -39,17 +38,22 @@ pub struct Took {
     pub ended: Duration,
 }
 
-/// The Secret that the pods with volumes mount.
-pub async fn prepare(bench: &Bench) -> Result<()> {
-    let secret: Secret = serde_json::from_value(json!({"metadata": {"name": SECRET}, "stringData": {"plan.0": "{}"}}))?;
+/// Makes the Secret that a pod with volumes mounts, one per pod as jobs have their plans: the kubelet watches each.
+async fn plan(bench: &Bench, pod: &str) -> Result<()> {
+    let secret: Secret = serde_json::from_value(json!({"metadata": {"name": plan_name(pod)}, "stringData": {"plan.0": "{}"}}))?;
     bench.cluster.api::<Secret>().create(&PostParams::default(), &secret).await.context("failed to create a Secret")?;
     Ok(())
+}
+
+fn plan_name(pod: &str) -> String {
+    format!("{pod}-plan")
 }
 
 /// One bare pod, number `index`, alone in the cluster.
 pub async fn one(bench: &Bench, index: usize) -> Result<Took> {
     let name = format!("bare-{index}");
     let command = format!("wget -q -O- {}/heard/{name}", bench.url());
+    plan(bench, &name).await?;
     let began = Instant::now();
     let ended = until_succeeded(&bench.cluster.api(), vec![pod(&bench.settings.image, &name, &command, true)?]).await?;
     let heard = bench.stand_in.heard(&name);
@@ -66,8 +70,11 @@ pub async fn bursts(bench: &mut Bench) -> Result<Floor> {
 async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f64> {
     let number = bench.settings.burst;
     eprintln!("{number} bare pods at once{}", if volumes { ", with the volumes of a job" } else { "" });
-    let objects = (0..number).map(|index| pod(&bench.settings.image, &format!("{prefix}-{index}"), "true", volumes));
-    let objects = objects.collect::<Result<Vec<_>>>()?;
+    let names: Vec<_> = (0..number).map(|index| format!("{prefix}-{index}")).collect();
+    for name in names.iter().filter(|_| volumes) {
+        plan(bench, name).await?;
+    }
+    let objects = names.iter().map(|name| pod(&bench.settings.image, name, "true", volumes)).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let ended = until_succeeded(&bench.cluster.api(), objects).await?;
     let seconds = ended.saturating_duration_since(began).as_secs_f64();
@@ -79,28 +86,13 @@ async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f
 
 /// Creates pods, waits until all succeeded and deletes them; answers when the last one was seen to.
 async fn until_succeeded(pods: &Api<Pod>, objects: Vec<Pod>) -> Result<Instant> {
-    let mut left: HashSet<_> = objects.iter().map(ResourceExt::name_any).collect();
-    let names: Vec<_> = left.iter().cloned().collect();
-    let version = pods.list(&kube::api::ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
-    let mut changes = pods.watch(&WatchParams::default(), &version).await.context("failed to watch pods")?.boxed();
+    let names: HashSet<_> = objects.iter().map(ResourceExt::name_any).collect();
     let creating = stream::iter(objects)
         .map(|object| async move { pods.create(&PostParams::default(), &object).await })
         .buffer_unordered(AT_ONCE)
         .try_for_each(|_| std::future::ready(Ok(())));
-    let watching = async {
-        while !left.is_empty() {
-            let Some(change) = changes.try_next().await? else { bail!("the watch for pods ended") };
-            let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = change else { continue };
-            match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
-                Some("Succeeded") => drop(left.remove(&pod.name_any())),
-                Some("Failed") => bail!("bare pod {} failed", pod.name_any()),
-                _ => {}
-            }
-        }
-        Ok(Instant::now())
-    };
     let both = async {
-        let (created, ended) = tokio::join!(creating, watching);
+        let (created, ended) = tokio::join!(creating, all_succeeded(pods, names.clone()));
         created.context("failed to create a pod")?;
         ended
     };
@@ -110,6 +102,37 @@ async fn until_succeeded(pods: &Api<Pod>, objects: Vec<Pod>) -> Result<Instant> 
         pods.delete(&name, &now).await.context("failed to delete a pod")?;
     }
     Ok(ended)
+}
+
+/// Watches until the named pods have succeeded; a watch that ends is begun anew.
+async fn all_succeeded(pods: &Api<Pod>, mut left: HashSet<String>) -> Result<Instant> {
+    loop {
+        let list = pods.list(&ListParams::default()).await.context("failed to list pods")?;
+        for pod in &list.items {
+            note(pod, &mut left)?;
+        }
+        let version = list.metadata.resource_version.unwrap_or_default();
+        let mut changes = pods.watch(&WatchParams::default(), &version).await.context("failed to watch pods")?.boxed();
+        while !left.is_empty() {
+            match changes.try_next().await? {
+                Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => note(&pod, &mut left)?,
+                Some(WatchEvent::Error(_)) | None => break,
+                Some(_) => {}
+            }
+        }
+        if left.is_empty() {
+            return Ok(Instant::now());
+        }
+    }
+}
+
+fn note(pod: &Pod, left: &mut HashSet<String>) -> Result<()> {
+    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Succeeded") => drop(left.remove(&pod.name_any())),
+        Some("Failed") => bail!("bare pod {} failed", pod.name_any()),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// A pod of a helper and a build container.
@@ -123,7 +146,7 @@ fn pod(image: &str, name: &str, command: &str, volumes: bool) -> Result<Pod> {
     let container = |name: &str, line: &str, mounts: Value| json!({"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "command": shell(line), "volumeMounts": mounts});
     let (containers, all) = if volumes {
         let all = json!([{"name": "gantry", "emptyDir": {}}, {"name": "repo", "emptyDir": {}},
-            {"name": "plan", "projected": {"sources": [{"secret": {"name": SECRET}}]}}]);
+            {"name": "plan", "projected": {"sources": [{"secret": {"name": plan_name(name)}}]}}]);
         (json!([container("helper", copy, json!(of_helper)), container("build", &wait, json!(shared))]), all)
     } else {
         (json!([container("helper", "true", json!([])), container("build", command, json!([]))]), json!([]))

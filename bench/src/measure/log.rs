@@ -35,10 +35,10 @@ pub async fn measure(bench: &mut Bench, contender: &Contender) -> Result<()> {
         running.stop().await?;
         let job = jobs.first().context("the job is not known")?;
         let place = Place { section: &section, of: &contender.name };
-        let took = job.ended.zip(job.first_line).map(|(end, first)| end.saturating_duration_since(first).as_secs_f64());
+        let took = job.ended.zip(job.handed_out).map(|(end, begin)| end.saturating_duration_since(begin).as_secs_f64());
         let name = |what: &str| format!("{masked} masked variables: {what}");
         let report = &mut bench.report;
-        report.add(place, &name("first line → ended"), took, "s");
+        report.add(place, &name("handed out → ended"), took, "s");
         report.add(place, &name("CPU of the manager"), Some(after.cpu.saturating_sub(before.cpu).as_secs_f64()), "s");
         report.add(place, &name("CPU of the pod"), pods.total(), "s");
         let whole = count(usize::try_from(job.trace_bytes / 1000).unwrap_or(usize::MAX)) / 1000.0;
