@@ -11,11 +11,15 @@ use kube::config::{
 };
 use manager::Clusters;
 use runner_config::{Config, Kubernetes};
+use tower::limit::ConcurrencyLimitLayer;
 
 /// Environment variable that names the file with the cluster's address.
 const KUBECONFIG: &str = "KUBECONFIG";
 /// Environment variable that is set in every pod.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+/// Calls to one cluster that wait for their answer. Each takes a connection of its own (HTTP/1.1), which stays in the
+/// pool with its buffers: sixty jobs in one moment would leave sixty. A watch counts until it has begun.
+const AT_ONCE: usize = 16;
 /// Name of everything in a kubeconfig that we make up.
 const NAME: &str = "config.toml";
 
@@ -36,8 +40,10 @@ pub async fn clusters(config: &Config) -> Result<Clusters> {
             None => {
                 let config = connection(&runner.kubernetes).await.with_context(|| format!("runner \"{}\"", runner.name))?;
                 let name = config.cluster_url.to_string();
-                let client = kube::Client::try_from(config)
-                    .with_context(|| format!("runner \"{}\": failed to use the Kubernetes cluster {name}", runner.name))?;
+                let client = kube::client::ClientBuilder::try_from(config)
+                    .with_context(|| format!("runner \"{}\": failed to use the Kubernetes cluster {name}", runner.name))?
+                    .with_layer(&ConcurrencyLimitLayer::new(AT_ONCE))
+                    .build();
                 keys.push(key);
                 known.push((name, client));
                 known.len() - 1
