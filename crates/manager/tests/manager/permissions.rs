@@ -48,6 +48,28 @@ async fn every_permission_is_asked_for_once_in_each_namespace_and_all_that_are_m
 }
 
 #[tokio::test]
+async fn each_entry_puts_its_pods_into_its_own_cluster_and_a_missing_permission_names_the_cluster() {
+    let (one, two) = (Bench::start().await, Bench::start().await);
+    let manager = one.manager_of_two(&two);
+    // Both entries ask the same GitLab with room for one job each: two jobs meet both clusters.
+    until("both requests", || one.gitlab.open_requests() == 2).await;
+    one.gitlab.offer(payload(7));
+    one.gitlab.offer(payload(8));
+    until("a pod in each cluster", || one.names(Kind::Pod).len() == 1 && two.names(Kind::Pod).len() == 1).await;
+    for bench in [&one, &two] {
+        for name in bench.names(Kind::Pod) {
+            bench.set_status(&name, reported());
+        }
+    }
+    one.wait_for_nothing().await;
+    two.wait_for_nothing().await;
+    manager.stop().await;
+    two.access.deny("watch", "pods", "default");
+    let error = one.manager_of_two(&two).end().await.unwrap_err();
+    assert_eq!(error.to_string(), "the service account may not watch pods in namespace default of cluster b");
+}
+
+#[tokio::test]
 async fn a_cluster_that_does_not_know_such_questions_does_not_hold_the_manager_up() {
     for status in [StatusCode::NOT_FOUND, StatusCode::FORBIDDEN, StatusCode::NOT_IMPLEMENTED, StatusCode::OK] {
         let bench = Bench::start().await;

@@ -160,6 +160,29 @@ impl Bench {
         Running { stop, task: tokio::spawn(manager::run(options)) }
     }
 
+    /// A manager with a second entry, whose token is `second`, and whose pods go to the cluster of `other`.
+    pub fn manager_of_two(&self, other: &Bench) -> Running {
+        let entry = |token: &str| {
+            format!(
+                "[[runners]]\nname = \"{token}\"\nurl = \"{}\"\ntoken = \"{token}\"\nexecutor = \"kubernetes\"\n\
+                 [runners.kubernetes]\nimage = \"alpine\"\n",
+                self.gitlab.url()
+            )
+        };
+        let text = format!("concurrent = 2\ncheck_interval = 1\n{}{}", entry("glrt-secretrunnertoken"), entry("second"));
+        let known = [("a", self.client()), ("b", other.client())].map(|(name, client)| (name.to_owned(), client)).to_vec();
+        let stop = CancellationToken::new();
+        let options = manager::Options {
+            config: runner_config::parse(&text).unwrap().config,
+            clusters: manager::Clusters::several(known, vec![0, 1]),
+            system_id: "s_test".to_owned(),
+            helper_image: "gantry-helper".to_owned(),
+            version: "1.2.3".to_owned(),
+            stop: stop.clone(),
+        };
+        Running { stop, task: tokio::spawn(manager::run(options)) }
+    }
+
     /// Names of the objects of a kind that gantry made.
     pub fn names(&self, kind: Kind) -> Vec<String> {
         let ours = Selectors::parse("app.kubernetes.io/managed-by=gantry", "").unwrap();
