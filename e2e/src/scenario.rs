@@ -31,6 +31,8 @@ pub struct Scenario {
     pub concurrent: Option<u32>,
     /// What the target must offer, by a word of [`crate::target::Target::offers`].
     pub needs: Vec<String>,
+    /// What the target must not offer.
+    pub lacks: Vec<String>,
     /// Labels of the namespace.
     pub namespace_labels: BTreeMap<String, String>,
     /// More namespaces: their names are the scenario's own with `-` and this.

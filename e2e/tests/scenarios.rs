@@ -123,8 +123,10 @@ async fn on_target(name: &str, images: &TestImages, folders: &[Folder], counts: 
 /// Plays one and says how it went; `None` when it is not played.
 async fn one(stage: &Stage, folder: &Folder, work: &Path) -> Option<bool> {
     let (target, scenario) = (&stage.target, &folder.scenario);
-    let lacks = scenario.needs.iter().find(|need| !target.offers.contains(need.as_str()));
-    let reason = scenario.skip.get(target.name).cloned().or_else(|| lacks.map(|need| format!("it offers no {need}")));
+    let offers = |word: &&String| target.offers.contains(word.as_str());
+    let missing = scenario.needs.iter().find(|word| !offers(word)).map(|word| format!("it offers no {word}"));
+    let unfit = scenario.lacks.iter().find(offers).map(|word| format!("it offers {word}"));
+    let reason = scenario.skip.get(target.name).cloned().or(missing).or(unfit);
     if let Some(reason) = reason {
         println!("{:<8} {:<40} skipped, because {reason}", target.name, folder.name);
         return None;

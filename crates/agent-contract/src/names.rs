@@ -33,6 +33,8 @@ pub const AGENT_VOLUME: &str = "gantry-agent";
 pub const AGENT_DIR: &str = "/gantry-agent";
 /// The agent in [`AGENT_VOLUME`].
 pub const MOUNTED_AGENT: &str = "/gantry-agent/usr/bin/gantry-agent";
+/// A shell in the same image (busybox), for build images that have none.
+pub const MOUNTED_SHELL: &str = "/gantry-agent/usr/bin/busybox";
 /// Volume for temporary files of a helper whose root cannot be written to.
 pub const TEMPORARY_VOLUME: &str = "gantry-tmp";
 /// Where [`TEMPORARY_VOLUME`] is mounted.

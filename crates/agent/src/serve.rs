@@ -118,12 +118,17 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
     if start.version > VERSION {
         bail!("the helper speaks version {}, this agent up to {VERSION}", start.version);
     }
-    let shell = SHELLS.into_iter().find(|shell| Path::new(shell).exists()).context("the image has neither bash nor sh")?;
+    let shells = SHELLS.into_iter().chain([agent_contract::names::MOUNTED_SHELL]);
+    let shell = shells.into_iter().find(|shell| Path::new(shell).exists()).context("the image has neither bash nor sh")?;
     let file =
         rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::empty()).context("failed to keep the script in memory")?;
     let mut file = std::fs::File::from(file);
     file.write_all(start.script.as_bytes()).context("failed to keep the script in memory")?;
     let mut command = Command::new(shell);
+    if shell == agent_contract::names::MOUNTED_SHELL {
+        // busybox is whatever it is called by.
+        command.arg0("sh");
+    }
     command.arg(format!("/proc/self/fd/{}", file.as_raw_fd())).envs(start.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     if let Some(directory) = &start.cwd {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "git,git-lfs,ca-certificates";
+const PACKAGES: &str = "git,git-lfs,ca-certificates,busybox-static";
 /// Raised when what is kept of the tree changes.
 const RECIPE: u32 = 1;
 
