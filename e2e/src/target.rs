@@ -13,6 +13,8 @@ use tokio::process::{Child, Command};
 
 /// Images that scenarios use, as variables of the project and as placeholders in lower case.
 pub const IMAGES: [&str; 6] = ["BUSYBOX", "ALPINE", "DEBIAN_GIT", "NO_SHELL", "NONROOT", "HELPER"];
+/// The helper image that the embedded node brings along.
+const NODE_HELPER: &str = concat!("gantry-helper:", env!("CARGO_PKG_VERSION"));
 /// Directory of the cluster's state.
 const CLUSTER_DIRECTORY: &str = "/var/lib/gantry-cluster";
 const START: Duration = Duration::from_secs(60);
@@ -59,7 +61,7 @@ impl Target {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let images = images.each(|image| format!("oci:{}", image.layout.display()), Some("gantry-helper"))?;
+        let images = images.each(|image| format!("oci:{}", image.layout.display()), Some(NODE_HELPER))?;
         Self { node: Some(child), ..Self::reach("node", &file, port, images).await? }.checked()
     }
 
