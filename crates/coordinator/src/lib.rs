@@ -21,7 +21,9 @@ mod traces;
 
 pub use error::Error;
 pub use job::JobId;
-pub use pipelines::{Commit, JobState, NewPipeline, PipelineContext, PipelineId, PipelineState, ProjectId, ProjectVariable, User};
+pub use pipelines::{
+    Commit, JobState, NewPipeline, PipelineContext, PipelineId, PipelineState, ProjectId, ProjectVariable, User,
+};
 pub use status::{JobStatus, PipelineStatus, pipeline_status};
 
 use engine::Inner;
