@@ -91,8 +91,14 @@ fn system_id(path: &std::path::Path) -> Result<String> {
     }
     let id: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
     let id = format!("s_{id}");
-    std::fs::write(path, &id).with_context(|| format!("failed to keep this manager's id in {}", path.display()))?;
-    Ok(id)
+    let Err(error) = std::fs::write(path, &id) else { return Ok(id) };
+    // A ConfigMap is mounted read-only.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("failed to read this machine's name")?;
+    let host: String = host.chars().filter(|one| one.is_ascii_alphanumeric() || "-.".contains(*one)).take(60).collect();
+    let (file, message) =
+        (path.display(), "this manager's id cannot be kept: it is the name of its host, and jobs are found by it");
+    tracing::warn!(%file, %error, host, "{message}");
+    Ok(format!("r_{host}"))
 }
 
 #[cfg(test)]
@@ -104,6 +110,13 @@ mod tests {
         let first = super::system_id(&path).unwrap();
         assert_eq!(super::system_id(&path).unwrap(), first);
         assert_eq!(first.len(), 14);
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_name_of_the_host_is_the_id() {
+        let first = super::system_id(std::path::Path::new("/nowhere/id")).unwrap();
+        assert!(first.starts_with("r_") && first.len() > 2, "{first}");
+        assert_eq!(super::system_id(std::path::Path::new("/nowhere/id")).unwrap(), first);
     }
 
     #[test]
