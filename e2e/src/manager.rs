@@ -129,7 +129,24 @@ async fn rbac(program: &Path, namespace: &str, config: &Path) -> Result<String> 
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Applies what `gantry rbac` prints and answers a kubeconfig of that account.
+/// Gives the account of the manager what `gantry rbac` prints, in each of the namespaces.
+///
+/// # Errors
+/// When the API refuses it.
+pub async fn grant(program: &Path, target: &Target, namespaces: &[String], config: &Path) -> Result<()> {
+    let (namespace, more) = namespaces.split_first().context("no namespace")?;
+    let manifest = rbac(program, namespace, config).await?;
+    crate::objects::create(&target.client, &manifest, namespace).await?;
+    for other in more {
+        // What a configuration allows by a pattern is granted by hand: the same Role and RoleBinding there.
+        let (here, there) = (format!("namespace: \"{namespace}\""), format!("namespace: \"{other}\""));
+        let bound = manifest.split("---\n").skip(1).map(|one| one.replacen(&here, &there, 1));
+        crate::objects::create(&target.client, &bound.collect::<Vec<_>>().join("---\n"), other).await?;
+    }
+    Ok(())
+}
+
+/// Grants the least permissions and answers a kubeconfig of that account.
 async fn with_least_permissions(
     program: &Path,
     target: &Target,
@@ -137,17 +154,8 @@ async fn with_least_permissions(
     config: &Path,
     directory: &Path,
 ) -> Result<PathBuf> {
-    let (namespace, more) = namespaces.split_first().context("no namespace")?;
-    let manifest = rbac(program, namespace, config).await?;
-    crate::objects::create(&target.client, &manifest, namespace).await?;
-    for other in more {
-        // What a configuration allows by a pattern is granted by hand: the same Role and RoleBinding there.
-        let bound = manifest
-            .split("---\n")
-            .skip(1)
-            .map(|one| one.replacen(&format!("namespace: \"{namespace}\""), &format!("namespace: \"{other}\""), 1));
-        crate::objects::create(&target.client, &bound.collect::<Vec<_>>().join("---\n"), other).await?;
-    }
+    let namespace = namespaces.first().context("no namespace")?;
+    grant(program, target, namespaces, config).await?;
     let accounts: Api<ServiceAccount> = Api::namespaced(target.client.clone(), namespace);
     let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };

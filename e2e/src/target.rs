@@ -133,6 +133,21 @@ pub struct TestImage {
 pub struct TestImages(BTreeMap<String, TestImage>);
 
 impl TestImages {
+    /// Makes them where they are not there.
+    ///
+    /// # Errors
+    /// When `cargo xtask image --test` fails.
+    pub async fn make() -> Result<Self> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(["run", "--quiet", "--package", "xtask", "--", "image", "--test"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = command.stderr(Stdio::inherit()).output().await.context("failed to start cargo xtask")?;
+        if !output.status.success() {
+            bail!("cargo xtask image --test: {}", output.status);
+        }
+        Self::parse(&String::from_utf8(output.stdout)?)
+    }
+
     /// Reads what `cargo xtask image --test` printed: a name, a tab and a layout in each line.
     ///
     /// # Errors
@@ -159,6 +174,22 @@ impl TestImages {
         });
         found.collect()
     }
+}
+
+/// The program: `GANTRY`, or what was built beside this test.
+///
+/// # Errors
+/// When there is none.
+pub fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("GANTRY") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe()?;
+    let path = here.parent().and_then(Path::parent).context("no target directory")?.join("gantry");
+    if !path.exists() {
+        bail!("{} is missing: `cargo build --package cli` makes it", path.display());
+    }
+    Ok(path)
 }
 
 /// The program without what the environment of a test would tell it.

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, bail};
 use e2e::gitlab::Sites;
 use e2e::play::{STATE_FILE, Stage, play};
 use e2e::scenario::{Folder, read_all};
-use e2e::target::{Target, TestImages};
+use e2e::target::{Target, TestImages, program};
 use futures::StreamExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ fn run() -> Result<Counts> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut counts = Counts::default();
-        let images = images().await?;
+        let images = TestImages::make().await?;
         for name in &arguments.targets {
             on_target(name, &images, &folders, &mut counts).await?;
         }
@@ -150,29 +150,4 @@ async fn one(stage: &Stage, folder: &Folder, work: &Path) -> Option<bool> {
         }
     }
     Some(played.is_ok())
-}
-
-/// The program: `GANTRY`, or what was built beside this test.
-fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("GANTRY") {
-        return Ok(path.into());
-    }
-    let here = std::env::current_exe()?;
-    let path = here.parent().and_then(Path::parent).context("no target directory")?.join("gantry");
-    if !path.exists() {
-        bail!("{} is missing: `cargo build --package cli` makes it", path.display());
-    }
-    Ok(path)
-}
-
-/// The images, made when they are not there.
-async fn images() -> Result<TestImages> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = tokio::process::Command::new(cargo);
-    command.args(["run", "--quiet", "--package", "xtask", "--", "image", "--test"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let output = command.stderr(std::process::Stdio::inherit()).output().await.context("failed to start cargo xtask")?;
-    if !output.status.success() {
-        bail!("cargo xtask image --test: {}", output.status);
-    }
-    TestImages::parse(&String::from_utf8(output.stdout)?)
 }
