@@ -88,5 +88,7 @@ fn check() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    e2e::prepared(true, |agent| run(cargo().args(["test", "--workspace", "--locked"]).env("GANTRY_AGENT", agent)))
+    e2e::prepared(true, |agent| {
+        run(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]).env("GANTRY_AGENT", agent))
+    })
 }

@@ -57,7 +57,7 @@ fn a_misspelt_key_is_told_with_the_nearest_one() {
 #[test]
 fn without_a_cluster_a_manager_says_how_to_name_one() {
     let text = refused(GOOD);
-    let expected = "gantry: failed to find a Kubernetes cluster: failed to read DIR/.kube/config: No such file or directory \
+    let expected = "gantry: runner \"one\": failed to find a Kubernetes cluster: failed to read DIR/.kube/config: No such file or directory \
                     (os error 2); name its kubeconfig in KUBECONFIG (`gantry node` writes one)\n";
     assert_eq!(text, expected);
     let directory = tempfile::tempdir().unwrap();
