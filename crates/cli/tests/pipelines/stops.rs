@@ -44,7 +44,8 @@ pub fn a_run_that_is_told_to_end_while_an_image_is_pulled_ends() {
     let image = format!("{}/silent:1", listener.local_addr().unwrap());
     let repository = job(&image);
     let mut gantry = Gantry::start(repository.path(), &[]);
-    gantry.wait_for("Preparing environment");
+    // The log begins when the build container is up, or with the manager's word that it is not.
+    gantry.wait_for("Waiting for pod");
     let begun = Instant::now();
     gantry.signal(Signal::TERM);
     gantry.end().expect(130).hides("$ echo never");
