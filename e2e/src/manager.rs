@@ -43,15 +43,14 @@ pub fn configuration(folder: &Folder, target: &Target, namespace: &str, gitlab: 
                 pull_policy = \"if-not-present\"\n";
     let mut config: toml::Table = toml::from_str(&fill(base, target, namespace))?;
     config.insert("concurrent".to_owned(), i64::from(concurrent).into());
+    let runner = config.get_mut("runners").and_then(|runners| runners.get_mut(0)).and_then(toml::Value::as_table_mut);
+    let runner = runner.context("no runner")?;
     let file = folder.path.join("runner.toml");
     if file.exists() {
         let text = std::fs::read_to_string(&file)?;
         let more: toml::Table = toml::from_str(&fill(&text, target, namespace)).with_context(|| file.display().to_string())?;
-        let runner = config.get_mut("runners").and_then(|runners| runners.get_mut(0)).and_then(toml::Value::as_table_mut);
-        merge(runner.context("no runner")?, more);
+        merge(runner, more);
     }
-    let runner = config.get_mut("runners").and_then(|runners| runners.get_mut(0)).and_then(toml::Value::as_table_mut);
-    let runner = runner.context("no runner")?;
     runner.insert("url".to_owned(), gitlab.0.into());
     runner.insert("token".to_owned(), gitlab.1.into());
     Ok(toml::to_string(&config)?)
@@ -119,7 +118,10 @@ fn run(program: &Path, config: &Path, kubeconfig: &Path, log: &Path) -> Result<C
 }
 
 /// What `gantry rbac` prints.
-async fn rbac(program: &Path, namespace: &str, config: &Path) -> Result<String> {
+///
+/// # Errors
+/// When it does not like the configuration.
+pub async fn rbac(program: &Path, namespace: &str, config: &Path) -> Result<String> {
     let mut command = gantry(program);
     command.args(["rbac", "--namespace", namespace, "--service-account", ACCOUNT, "--config"]).arg(config);
     let output = command.output().await.context("failed to start gantry rbac")?;
@@ -156,12 +158,7 @@ async fn with_least_permissions(
 ) -> Result<PathBuf> {
     let namespace = namespaces.first().context("no namespace")?;
     grant(program, target, namespaces, config).await?;
-    let accounts: Api<ServiceAccount> = Api::namespaced(target.client.clone(), namespace);
-    let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
-    let request = TokenRequest { spec, ..TokenRequest::default() };
-    let answer =
-        accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await.context("failed to get a token")?;
-    let token = answer.status.context("no token was given")?.token;
+    let token = token(&target.client, namespace).await?;
     let mut kubeconfig = serde_json::to_value(&target.kubeconfig)?;
     kubeconfig["contexts"][0]["context"]["user"] = ACCOUNT.into();
     kubeconfig["users"] = serde_json::json!([{ "name": ACCOUNT, "user": { "token": token } }]);
@@ -169,4 +166,17 @@ async fn with_least_permissions(
     // YAML reads JSON.
     std::fs::write(&file, serde_json::to_vec(&kubeconfig)?)?;
     Ok(file)
+}
+
+/// A token of the manager's account.
+///
+/// # Errors
+/// When the API gives none.
+pub async fn token(client: &kube::Client, namespace: &str) -> Result<String> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let answer =
+        accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await.context("failed to get a token")?;
+    Ok(answer.status.context("no token was given")?.token)
 }

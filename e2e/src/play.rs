@@ -222,14 +222,13 @@ impl Play<'_> {
     }
 
     async fn end(&mut self) -> Result<()> {
-        while !self.gitlab.coordinator.pipeline(self.pipeline)?.jobs.iter().all(|job| job.status.is_final()) {
-            let pending = self.gitlab.coordinator.pipeline(self.pipeline)?.status.is_over();
-            if pending {
-                break;
+        loop {
+            let now = self.gitlab.coordinator.pipeline(self.pipeline)?;
+            if now.status.is_over() || now.jobs.iter().all(|job| job.status.is_final()) {
+                return Ok(());
             }
             self.look("the end of the pipeline").await?;
         }
-        Ok(())
     }
 
     /// What a person would look at first: the ends of all logs.

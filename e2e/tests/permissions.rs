@@ -2,10 +2,10 @@
 //!
 //! It reaches the cluster as a `config.toml` names it: `host`, `ca_file` and `bearer_token`.
 
+use e2e::manager::{ACCOUNT, rbac, token};
 use e2e::objects;
 use e2e::target::{gantry, text_of};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-const ACCOUNT: &str = "gantry";
 /// A manager that cannot start ends within this.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -59,12 +58,13 @@ impl Bench {
             bench.namespace
         );
         std::fs::write(bench.path("config.toml"), text.replace("{token}", "none")).unwrap();
-        let mut command = gantry(&bench.program);
-        command.args(["rbac", "--namespace", &bench.namespace, "--service-account", ACCOUNT, "--config"]);
-        let printed = command.arg(bench.path("config.toml")).output().await.unwrap();
-        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
-        objects::create(&bench.client, &String::from_utf8(printed.stdout).unwrap(), &bench.namespace).await.unwrap();
-        std::fs::write(bench.path("config.toml"), text.replace("{token}", &bench.token().await)).unwrap();
+        let printed = rbac(&bench.program, &bench.namespace, &bench.path("config.toml")).await.unwrap();
+        objects::create(&bench.client, &printed, &bench.namespace).await.unwrap();
+        std::fs::write(
+            bench.path("config.toml"),
+            text.replace("{token}", &token(&bench.client, &bench.namespace).await.unwrap()),
+        )
+        .unwrap();
         bench
     }
 
@@ -83,13 +83,6 @@ impl Bench {
             assert!(begun.elapsed() < PATIENCE, "the namespace got no certificates");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    async fn token(&self) -> String {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
-        let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
-        accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await.unwrap().status.unwrap().token
     }
 
     /// Sets what the account may do.
