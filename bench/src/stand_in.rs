@@ -102,6 +102,10 @@ struct Entry {
     news: Arc<Notify>,
     questions: u64,
     open: usize,
+    /// When the last open question was answered.
+    closed: Option<Instant>,
+    /// The longest time from there to the next one.
+    longest_gap: Duration,
 }
 
 #[derive(Default)]
@@ -189,6 +193,11 @@ impl StandIn {
         self.lock().entries.get(token).map_or((0, 0), |entry| (entry.questions, entry.open))
     }
 
+    /// The longest time that a token had no open question after its first one.
+    pub fn longest_gap(&self, token: &str) -> Duration {
+        self.lock().entries.get(token).map_or(Duration::ZERO, |entry| entry.longest_gap)
+    }
+
     /// When a pod said `name` for the first time.
     pub fn heard(&self, name: &str) -> Option<Instant> {
         self.lock().heard.get(name).copied()
@@ -252,6 +261,7 @@ impl<'a> Open<'a> {
         let entry = known.entries.get_mut(token)?;
         entry.questions += 1;
         entry.open += 1;
+        entry.longest_gap = entry.longest_gap.max(entry.closed.take().map_or(Duration::ZERO, |closed| closed.elapsed()));
         let news = entry.news.clone();
         drop(known);
         stand_in.changed.notify_waiters();
@@ -263,6 +273,7 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         if let Some(entry) = self.0.lock().entries.get_mut(&self.1) {
             entry.open = entry.open.saturating_sub(1);
+            entry.closed = (entry.open == 0).then(Instant::now);
         }
     }
 }

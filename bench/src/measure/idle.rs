@@ -28,6 +28,7 @@ pub async fn measure(bench: &mut Bench, contender: &Contender) -> Result<()> {
     }
     let usage = running.usage()?;
     let asked: u64 = running.tokens.iter().map(|token| bench.stand_in.questions(token).0).sum();
+    let gap = running.tokens.iter().map(|token| bench.stand_in.longest_gap(token)).max().unwrap_or_default();
     let silent = running.tokens.iter().filter(|token| bench.stand_in.questions(token).0 == 0).count();
     running.stop().await?;
     let section = format!("{entries} idle entries");
@@ -41,6 +42,7 @@ pub async fn measure(bench: &mut Bench, contender: &Contender) -> Result<()> {
     let sample = Sample::new(open.iter().map(|number| count(*number)));
     report.add(place, "entries with an open question, mean", sample.mean(), "");
     report.add(place, "entries with an open question, fewest", sample.percentile(0), "");
+    report.add(place, "longest time of an entry without an open question", Some(gap.as_secs_f64() * 1000.0), "ms");
     report.add(place, "questions so far", Some(count(usize::try_from(asked).unwrap_or(usize::MAX))), "");
     report.add_with_goal(place, "entries that never asked", (Some(count(silent)), ""), Some(0.0));
     Ok(())

@@ -61,6 +61,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How long calls in flight have to come to an end after `stop`.
 const STOPPING: Duration = Duration::from_secs(3);
+/// First questions are this far apart: a server holds all of them equally long, and many that end in the same instant
+/// would leave their entries without an open question for longer than one that ends alone.
+const BETWEEN_FIRST_QUESTIONS: Duration = Duration::from_millis(10);
+/// The last of the first questions is asked by then.
+const FIRST_QUESTIONS: Duration = Duration::from_secs(2);
 
 /// What a manager works with.
 pub struct Options {
@@ -135,11 +140,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     looked?;
     if recover::recover(&manager).await {
-        for runner in &manager.runners {
-            for _ in 0..runner.questions {
-                let (manager, runner) = (manager.clone(), runner.clone());
-                manager.clone().spawn(async move { poll::poll(&manager, &runner).await });
-            }
+        let questions = manager.runners.iter().flat_map(|runner| (0..runner.questions).map(move |_| runner));
+        let many = u32::try_from(questions.clone().count()).unwrap_or(u32::MAX);
+        let between = BETWEEN_FIRST_QUESTIONS.min(FIRST_QUESTIONS / many.max(1));
+        for (turn, runner) in (0..).zip(questions) {
+            let (manager, runner) = (manager.clone(), runner.clone());
+            manager.clone().spawn(async move { poll::poll(&manager, &runner, between * turn).await });
         }
         stop.cancelled().await;
     }

@@ -26,8 +26,11 @@ const DEFAULT_INTERVAL: u64 = 3;
 /// confirmation, hands its job out again.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
-/// Asks until the stop.
-pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>) {
+/// Asks until the stop, for the first time after `turn`.
+pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, turn: Duration) {
+    if until_stop(manager, tokio::time::sleep(turn)).await.is_none() {
+        return;
+    }
     let name = runner.config.name.as_str();
     let mut request = JobRequest {
         info: manager.info(),
