@@ -1,6 +1,7 @@
 //! What a manager asked of the Kubernetes API, from the API server's own audit log.
 //!
-//! Its questions at the start (what it may do, which version this is, lists and watches) are per manager, not per job.
+//! Its questions at the start (what it may do, which version this is, the first lists), its watches and its Lease are per
+//! manager, not per job. A list after the first pod was made counts: it would be one that comes with every job.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -60,15 +61,17 @@ pub fn since(log: &Path, start: u64, user: &str) -> std::io::Result<BTreeMap<Ask
 }
 
 fn count(text: &str, user: &str) -> BTreeMap<Asked, usize> {
-    let mut counts = BTreeMap::new();
+    let (mut counts, mut has_made_a_pod) = (BTreeMap::new(), false);
     for line in text.lines().filter(|line| line.contains(user)) {
         let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
         let Some(object) = line.object_ref else { continue };
         let is_probe = line.request_uri.contains("dryRun=All") || object.resource == "selfsubjectaccessreviews";
-        let is_shared = is_probe || line.verb == "list" || line.verb == "watch";
+        let is_shared =
+            is_probe || object.resource == "leases" || line.verb == "watch" || (line.verb == "list" && !has_made_a_pod);
         if line.user.username != user || line.stage != "ResponseComplete" || is_shared {
             continue;
         }
+        has_made_a_pod |= line.verb == "create" && object.resource == "pods";
         let resource = match object.subresource.as_str() {
             "" => object.resource,
             sub => format!("{}/{sub}", object.resource),
@@ -88,8 +91,11 @@ mod tests {
             )
         };
         let text = [
-            line("me", "create", "pods", "/x"),
             line("me", "create", "pods", "/x?dryRun=All"),
+            line("me", "list", "pods", "/x"),
+            line("me", "create", "pods", "/x"),
+            line("me", "list", "events", "/x"),
+            line("me", "update", "leases", "/x"),
             line("me", "watch", "pods", "/x"),
             line("me", "create", "selfsubjectaccessreviews", "/x"),
             line("you", "create", "pods", "/x"),
@@ -97,6 +103,7 @@ mod tests {
             "{ half a li".to_owned(),
         ];
         let counts = super::count(&text.join("\n"), "me");
-        assert_eq!(counts.into_values().collect::<Vec<_>>(), [1]);
+        let counts = counts.iter().map(|(asked, number)| (asked.verb.as_str(), asked.resource.as_str(), *number));
+        assert_eq!(counts.collect::<Vec<_>>(), [("create", "pods", 1), ("list", "events", 1)]);
     }
 }
