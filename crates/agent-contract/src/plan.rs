@@ -79,6 +79,12 @@ pub struct Settings {
     pub cancel_grace_seconds: u64,
     /// How many tries the final update has.
     pub final_update_tries: u32,
+    /// Whether lines of the log get stamps (`FF_TIMESTAMPS`).
+    pub timestamps: bool,
+    /// Whether all of GitLab's kinds of tokens are masked (`FF_MASK_ALL_DEFAULT_TOKENS`).
+    pub mask_all_tokens: bool,
+    /// Masked values are masked only as they are, not in base64, URL-encoded or JSON-escaped.
+    pub only_plain_values: bool,
     /// What the log says before the job begins.
     pub warnings: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 use agent_contract::serve::{Answer, Frame, FrameError, Request, Start, VERSION};
 use bytes::{Bytes, BytesMut};
+use gitlab_api::log::Stream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,8 +42,8 @@ pub struct Exited {
 /// What comes out of a running script.
 #[derive(Debug)]
 pub enum Event {
-    /// Output, of either kind.
-    Output(Bytes),
+    /// Output, and of which kind.
+    Output(Stream, Bytes),
     /// The end.
     Exited(Exited),
 }
@@ -97,7 +98,8 @@ impl Build {
     pub async fn next(&mut self) -> Result<Event, BuildError> {
         loop {
             match Frame::decode(&mut self.input)? {
-                Some(Frame::Stdout(bytes) | Frame::Stderr(bytes)) => return Ok(Event::Output(bytes)),
+                Some(Frame::Stdout(bytes)) => return Ok(Event::Output(Stream::WORK, bytes)),
+                Some(Frame::Stderr(bytes)) => return Ok(Event::Output(Stream::WORK_ERRORS, bytes)),
                 Some(Frame::Answer(Answer::Exited { code, oom_killed, terminated })) => {
                     return Ok(Event::Exited(Exited { code, oom_killed, terminated }));
                 }

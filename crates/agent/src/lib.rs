@@ -7,7 +7,7 @@
 pub mod artifacts;
 pub mod build;
 pub mod git;
-pub mod mask;
+pub mod log;
 pub mod run;
 pub mod script;
 pub mod serve;

@@ -7,6 +7,7 @@
 mod ending;
 mod stages;
 
+use crate::log::{Log, secrets};
 use crate::trace::{Owner, Trace};
 use agent_contract::{Plan, Verdict, names};
 use anyhow::{Context, Result};
@@ -92,7 +93,8 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     })?;
     let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });
     let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
-    let trace = Trace::new(limit, masked(plan)).context("failed to make room for the trace")?;
+    let trace =
+        Trace::new(limit, Log::new(secrets::of_plan(plan), settings.timestamps)).context("failed to make room for the trace")?;
     // Until the build container listens the manager is the writer of the trace, and may yet make another pod.
     let begun = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn({
@@ -135,16 +137,6 @@ async fn told_to_stop_before(begun: &AtomicBool) {
     if begun.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
-}
-
-/// Values that must not appear: masked variables and every token of the plan.
-fn masked(plan: &Plan) -> Vec<Vec<u8>> {
-    let expanded = plan.job.variables.expanded();
-    let variables = expanded.iter().filter(|variable| variable.masked).map(|variable| variable.value.clone());
-    let raw = plan.job.variables.iter().filter(|variable| variable.masked).map(|variable| variable.value.clone());
-    let tokens =
-        plan.job.dependencies.iter().map(|one| one.token.expose().to_owned()).chain([plan.job.token.expose().to_owned()]);
-    variables.chain(raw).chain(tokens).map(String::into_bytes).collect()
 }
 
 async fn last_line(trace: &Trace, ending: &Ending) {

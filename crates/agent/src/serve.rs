@@ -130,27 +130,26 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
         command.arg0("sh");
     }
     command.arg(format!("/proc/self/fd/{}", file.as_raw_fd())).envs(start.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // One pipe for both, as GitLab Runner has one file: a log shows what was written in the order it was written.
+    let (output, both) = std::io::pipe().context("failed to make a pipe for the output")?;
+    command.stdin(Stdio::null()).stdout(both.try_clone()?).stderr(both).process_group(0);
     if let Some(directory) = &start.cwd {
         command.current_dir(directory);
     }
     unblock_terminate(&mut command);
-    let mut child = children.spawn(&mut command).with_context(|| format!("failed to start {shell}"))?;
+    let child = children.spawn(&mut command).with_context(|| format!("failed to start {shell}"))?;
+    // Our ends of the pipe must go, or it never ends.
+    drop(command);
     let group = i32::try_from(child.id()).context("process id out of range")?;
     drop(file);
     send(writer, &Frame::Answer(Answer::Started { shell: shell.to_owned() }))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let outputs = [
-        stdout.map(|pipe| Output::pump(pipe, writer.clone(), Frame::Stdout)),
-        stderr.map(|pipe| Output::pump(pipe, writer.clone(), Frame::Stderr)),
-    ];
+    let output = Output::pump(output, writer.clone());
     let listener = std::thread::spawn({
         let children = children.clone();
         move || obey(requests, input, group, &children)
     });
     let code = children.wait(child.id());
-    let by = Instant::now() + OUTPUT_GRACE;
-    outputs.iter().flatten().for_each(|output| output.drain(by));
+    output.drain(Instant::now() + OUTPUT_GRACE);
     let terminated = children.are_ending();
     send(writer, &Frame::Answer(Answer::Exited { code, oom_killed: oom_killed(), terminated }))?;
     signal_group(group, libc::SIGKILL);
@@ -184,7 +183,7 @@ struct Output {
 
 impl Output {
     /// Copies a pipe into frames; a slow helper stops the script by the pipe being full.
-    fn pump(mut pipe: impl Read + Send + 'static, writer: Writer, frame: fn(Bytes) -> Frame) -> Self {
+    fn pump(mut pipe: impl Read + Send + 'static, writer: Writer) -> Self {
         let (end, ended) = std::sync::mpsc::channel();
         let output = Self { ended, moves: Arc::default() };
         let moves = output.moves.clone();
@@ -196,7 +195,7 @@ impl Output {
                     Ok(0) => break,
                     Ok(length) => {
                         moves.fetch_add(1, Ordering::AcqRel);
-                        if send(&writer, &frame(Bytes::copy_from_slice(&buffer[..length]))).is_err() {
+                        if send(&writer, &Frame::Stdout(Bytes::copy_from_slice(&buffer[..length]))).is_err() {
                             break;
                         }
                         moves.fetch_add(1, Ordering::AcqRel);

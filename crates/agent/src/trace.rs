@@ -4,9 +4,10 @@
 //! is also where a cancel is noticed. The agent begins at 0; a 416 says that the manager wrote the first bytes, and
 //! then ours stand behind them and no checksum is sent, because the whole is not ours.
 
-use crate::mask::Masker;
+use crate::log::Log;
 use crate::spool::Spool;
 use gitlab_api::UpdateJob;
+use gitlab_api::log::Stream;
 use gitlab_api::update_job::{Output, checksum_text};
 use gitlab_client::{Client, Hints, PatchOutcome, UpdateOutcome};
 use job::{JobId, JobState, RemoteState, Secret};
@@ -44,7 +45,7 @@ struct Shared {
 }
 
 struct State {
-    masker: Masker,
+    log: Log,
     spool: Spool,
     /// Bytes of ours that the server has.
     sent: u64,
@@ -77,26 +78,24 @@ pub struct Final {
 }
 
 impl Trace {
-    /// A trace that keeps `limit` bytes and hides `masked` values.
+    /// A trace that keeps `limit` bytes of a log.
     ///
     /// # Errors
     /// When there is no place to spool.
-    pub fn new(limit: u64, masked: Vec<Vec<u8>>) -> std::io::Result<Self> {
-        let state = State {
-            masker: Masker::new(masked),
-            spool: Spool::new(limit)?,
-            sent: 0,
-            base: 0,
-            unanswered: Vec::new(),
-            gone: false,
-        };
+    pub fn new(limit: u64, log: Log) -> std::io::Result<Self> {
+        let state = State { log, spool: Spool::new(limit)?, sent: 0, base: 0, unanswered: Vec::new(), gone: false };
         let (remote, _) = watch::channel(RemoteState::Running);
         let (grown, sent, urgent) = (Notify::new(), Notify::new(), Notify::new());
         Ok(Self { shared: Arc::new(Shared { state: Mutex::new(state), grown, sent, urgent, remote }) })
     }
 
-    /// Appends bytes; waits while too much is not sent yet.
+    /// Appends what the job's work says; waits while too much is not sent yet.
     pub async fn write(&self, bytes: &[u8]) {
+        self.write_on(Stream::WORK, bytes).await;
+    }
+
+    /// Appends bytes of a stream; waits while too much is not sent yet.
+    pub async fn write_on(&self, stream: Stream, bytes: &[u8]) {
         loop {
             // Made before the look, so that a notice in between is not missed.
             let sent = self.shared.sent.notified();
@@ -110,14 +109,19 @@ impl Trace {
             sent.await;
         }
         let mut state = self.lock();
-        let masked = state.masker.push(bytes);
-        append(&mut state, &masked);
+        let text = state.log.push(stream, bytes, now());
+        append(&mut state, &text);
         drop(state);
         self.shared.grown.notify_one();
     }
 
-    /// Appends a line of our own: text in a colour, reset, newline (row "framing 4").
+    /// Appends a message of the runner: text in a colour, reset, newline (row "framing 4").
     pub async fn line(&self, text: &str) {
+        self.write_on(Stream::RUNNER, format!("{text}\x1b[0;m\n").as_bytes()).await;
+    }
+
+    /// Appends a line that belongs to the job's work, where GitLab Runner has it from a script (row "framing 8").
+    pub async fn work_line(&self, text: &str) {
         self.write(format!("{text}\x1b[0;m\n").as_bytes()).await;
     }
 
@@ -126,10 +130,10 @@ impl Trace {
         self.shared.urgent.notify_one();
     }
 
-    /// Lets go what the masker holds back.
+    /// Lets go what is held back, because a script or the job has ended.
     pub fn flush(&self) {
         let mut state = self.lock();
-        let rest = state.masker.finish();
+        let rest = state.log.finish(now());
         append(&mut state, &rest);
         drop(state);
         self.shared.grown.notify_one();
@@ -314,6 +318,12 @@ impl Trace {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Microseconds after 1970.
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Spools; a full disk costs the rest of the log, never the job, and is said where the pod's own log shows it.

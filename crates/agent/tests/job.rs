@@ -18,6 +18,7 @@ struct Pod {
     place: tempfile::TempDir,
     gitlab: Gitlab,
     job: Job,
+    timestamps: bool,
 }
 
 impl Pod {
@@ -54,7 +55,7 @@ impl Pod {
         let payload: gitlab_api::JobResponse = serde_json::from_value(payload).unwrap();
         let mut job = payload.into_job().unwrap();
         job.steps = vec![step("script", script, When::OnSuccess)];
-        Self { place, gitlab, job }
+        Self { place, gitlab, job, timestamps: false }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,6 +79,7 @@ impl Pod {
                 version: "1.0".into(),
                 final_update_tries: 20,
                 cancel_grace_seconds: 1,
+                timestamps: self.timestamps,
                 output_limit: 1024 * 1024 * 1024,
                 ..Settings::default()
             },
@@ -436,4 +438,47 @@ async fn a_plan_that_cannot_be_used_leaves_a_verdict_that_says_so() {
     assert!(!status.success());
     let verdict = verdict(&verdict_file);
     assert!(!verdict.reported && verdict.message.contains("the plan cannot be used"), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn output_and_errors_stand_in_the_log_as_they_were_written() {
+    let pod = Pod::new(&["for i in $(seq 300); do echo out$i; echo err$i >&2; done"]).await;
+    assert_eq!(pod.finish().await.0, 0);
+    let expected: String = (1..=300).map(|number| format!("out{number}\nerr{number}\n")).collect();
+    assert!(pod.gitlab.trace().contains(&expected), "{}", pod.gitlab.trace());
+}
+
+#[tokio::test]
+async fn a_stamped_log_is_framed_byte_for_byte() {
+    let mut pod = Pod::new(&["printf '10%%\\r20%%\\r'; printf 'secret-4711 \\377 no newline'"]).await;
+    pod.timestamps = true;
+    pod.job.variables.push(Variable { masked: true, ..Variable::internal("SECRET", "secret-4711") });
+    assert_eq!(pod.finish().await.0, 0);
+    let trace = pod.gitlab.trace();
+    let numbers = |text: &str| match text.split_once("section_").and_then(|(_, rest)| rest.split(':').nth(1)) {
+        Some(seconds) => text.replace(seconds, "N"),
+        None => text.to_owned(),
+    };
+    let line = |line: &str| {
+        let stamped = gitlab_api::log::parse_stamp(line.as_bytes());
+        assert!(stamped.is_some(), "{line:?}");
+        numbers(&line[28..])
+    };
+    let lines: Vec<_> = trace.split_inclusive('\n').map(line).collect();
+    let from = lines.iter().position(|line| line.contains(":step_script\r")).unwrap();
+    let expected = [
+        "00O+section_start:N:step_script\r\x1b[0K\n",
+        "00O+\x1b[0K\x1b[36;1mExecuting \"step_script\" stage of the job script\x1b[0;m\x1b[0;m\n",
+        "01O \x1b[32;1m$ printf '10%%\\r20%%\\r'; printf '[MASKED] \\377 no newline'\x1b[0;m\n",
+        "01O 10%\r\n",
+        "01O+20%\r\n",
+        "01O+[MASKED] \u{fffd} no newline\n",
+        "00O section_end:N:step_script\r\x1b[0K\n",
+        "00O+section_start:N:cleanup_file_variables\r\x1b[0K\n",
+        "00O+\x1b[0K\x1b[36;1mCleaning up project directory and file based variables\x1b[0;m\x1b[0;m\n",
+        "00O section_end:N:cleanup_file_variables\r\x1b[0K\n",
+        "00O+\x1b[32;1mJob succeeded\x1b[0;m\n",
+    ];
+    assert_eq!(lines[from..], expected);
+    assert_eq!(lines[0], "00O \x1b[0KRunning with gantry 1.0\x1b[0;m\n");
 }

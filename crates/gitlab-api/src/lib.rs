@@ -7,6 +7,7 @@
 
 pub mod artifacts;
 pub mod headers;
+pub mod log;
 pub mod payload;
 pub mod request_job;
 pub mod runner;

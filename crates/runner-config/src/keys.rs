@@ -17,7 +17,7 @@ pub fn unread(text: &str, path: &str) -> Problem {
     let is_known = known().any(|name| name == key || name.starts_with(&format!("{key}.")));
     let other = plain.len() > 1 && plain[0] == "runners" && OTHER_EXECUTORS.contains(&plain[1]);
     let message = if plain.contains(&"gantry") {
-        format!("{key} has no effect: gantry has no options of its own yet")
+        format!("{key} has no effect: gantry has no such option of its own")
     } else if is_known || other {
         format!("{key} is not supported by gantry yet and has no effect")
     } else {

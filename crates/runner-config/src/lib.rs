@@ -155,6 +155,16 @@ pub struct Kubernetes {
     pub poll_timeout: u64,
     /// Seconds a pod has to end; 0 means Kubernetes' default.
     pub pod_termination_grace_period_seconds: u64,
+    /// What GitLab Runner does not know.
+    pub gantry: Gantry,
+}
+
+/// `[runners.kubernetes.gantry]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Gantry {
+    /// Whether masked values are masked in base64, URL-encoded and JSON-escaped too; they are when not set.
+    pub mask_encodings: Option<bool>,
 }
 
 /// GitLab's words for when an image is pulled.

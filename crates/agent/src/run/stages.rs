@@ -11,6 +11,7 @@ use crate::{artifacts, git};
 use agent_contract::{Plan, names};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
+use gitlab_api::log::{self, Stream};
 use gitlab_client::Client;
 use job::{Artifact, ArtifactFormat, Dependency, FailureReason, RemoteState, Step};
 use std::path::{Path, PathBuf};
@@ -101,7 +102,7 @@ impl<'a> Stages<'a> {
         {
             ending = failed;
         }
-        self.section("cleanup_file_variables", "Cleaning up project directory and file based variables", true).await;
+        self.section("cleanup_file_variables", "Cleaning up project directory and file based variables").await;
         let _ = std::fs::remove_dir_all(self.file_directory());
         self.section_end("cleanup_file_variables").await;
         ending
@@ -127,7 +128,7 @@ impl<'a> Stages<'a> {
         self.trace.line(&format!("\x1b[0KRunning with gantry {}", settings.version)).await;
         let runner = format!("  on {} {}, system ID: {}", settings.runner_name, settings.runner_short_token, settings.system_id);
         self.trace.line(&format!("\x1b[0K{runner}")).await;
-        self.section("prepare_executor", "Preparing the \"kubernetes\" executor", true).await;
+        self.section("prepare_executor", "Preparing the \"kubernetes\" executor").await;
         self.trace.line(&format!("\x1b[0KUsing Kubernetes namespace: {}", settings.namespace)).await;
         self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
         for one in &self.plan.job.unsupported {
@@ -144,12 +145,12 @@ impl<'a> Stages<'a> {
             let message = format!("the job needs {}, which gantry does not support yet", fatal.what);
             return Err(Ending::failed(FailureReason::RunnerConfigurationError, message));
         }
-        self.section("prepare_script", "Preparing environment", true).await;
+        self.section("prepare_script", "Preparing environment").await;
         self.trace
             .line(&format!("\x1b[0KRunning on {} via {}...", self.plan.settings.pod_name, self.plan.settings.system_id))
             .await;
         self.section_end("prepare_script").await;
-        self.section("get_sources", "Getting source from Git repository", true).await;
+        self.section("get_sources", "Getting source from Git repository").await;
         let tries = self.attempts("GET_SOURCES_ATTEMPTS");
         for attempt in 1..=tries {
             let fetched = git::get_sources(&self.plan.job, &self.plan.coordinator, &self.directory, &self.trace).await;
@@ -178,7 +179,7 @@ impl<'a> Stages<'a> {
         if wanted.is_empty() {
             return Ok(());
         }
-        self.section("download_artifacts", "Downloading artifacts", true).await;
+        self.section("download_artifacts", "Downloading artifacts").await;
         for dependency in wanted {
             if let Err(error) = self.download(dependency).await {
                 let message = format!("failed to download the artifacts of {} ({}): {error:#}", dependency.name, dependency.id);
@@ -221,7 +222,7 @@ impl<'a> Stages<'a> {
 
     async fn step(&mut self, step: &Step) -> Ending {
         let name = format!("step_{}", step.name);
-        self.section(&name, &format!("Executing \"{name}\" stage of the job script"), false).await;
+        self.section(&name, &format!("Executing \"{name}\" stage of the job script")).await;
         let settings = &self.plan.settings;
         let surround = |text: &String| (!text.is_empty()).then(|| text.clone());
         let commands: Vec<String> = surround(&settings.pre_build_script)
@@ -244,8 +245,8 @@ impl<'a> Stages<'a> {
         let Some(step) = self.plan.job.steps.iter().find(|step| step.name == "after_script" && !step.script.is_empty()) else {
             return;
         };
-        self.section("after_script", "Running after_script", false).await;
-        self.trace.line("\x1b[32;1mRunning after script...").await;
+        self.section("after_script", "Running after_script").await;
+        self.trace.work_line("\x1b[32;1mRunning after script...").await;
         let asked = self.plan.job.variables.get("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(parse_duration);
         let limit = (Instant::now() + asked.unwrap_or(AFTER_SCRIPT)).min(self.deadline);
         if let Ending::Failed { message, .. } = self.script(&step.script.clone(), ending.status_word(), limit).await {
@@ -276,6 +277,7 @@ impl<'a> Stages<'a> {
             return lost(&error);
         }
         let (exited, stop) = self.follow(&mut build, limit, after_cancel).await;
+        self.trace.flush();
         match (exited, stop) {
             (_, Some(Stop::Timeout)) if limit < self.deadline => {
                 Ending::failed(FailureReason::JobExecutionTimeout, "script timeout error: the script took longer than it may")
@@ -312,8 +314,8 @@ impl<'a> Stages<'a> {
         loop {
             tokio::select! {
                 event = build.next() => match event {
-                    Ok(Event::Output(bytes)) => {
-                        self.trace.write(&bytes).await;
+                    Ok(Event::Output(stream, bytes)) => {
+                        self.trace.write_on(stream, &bytes).await;
                         if std::mem::take(&mut silent) {
                             self.trace.urge();
                         }
@@ -342,7 +344,7 @@ impl<'a> Stages<'a> {
         }
         let outcome = if ending.is_success() { ("on_success", "successful") } else { ("on_failure", "failed") };
         let name = format!("upload_artifacts_{}", outcome.0);
-        self.section(&name, &format!("Uploading artifacts for {} job", outcome.1), true).await;
+        self.section(&name, &format!("Uploading artifacts for {} job", outcome.1)).await;
         let mut result = Ok(());
         for artifact in wanted {
             if let Err(error) = self.upload(artifact).await {
@@ -425,17 +427,16 @@ impl<'a> Stages<'a> {
         PathBuf::from(format!("{}.tmp", self.directory.display()))
     }
 
-    async fn section(&self, id: &str, title: &str, collapsed: bool) {
+    async fn section(&self, id: &str, title: &str) {
         if self.plan.job.features.trace_sections {
-            let options = if collapsed { "[collapsed=true]" } else { "" };
-            self.trace.write(format!("section_start:{}:{id}{options}\r\x1b[0K", now()).as_bytes()).await;
+            self.trace.write_on(Stream::RUNNER, log::section_start(now(), id, "").as_bytes()).await;
         }
-        self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}")).await;
+        self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m")).await;
     }
 
     async fn section_end(&self, id: &str) {
         if self.plan.job.features.trace_sections {
-            self.trace.write(format!("section_end:{}:{id}\r\x1b[0K", now()).as_bytes()).await;
+            self.trace.write_on(Stream::RUNNER, log::section_end(now(), id).as_bytes()).await;
         }
     }
 }
