@@ -4,15 +4,19 @@
 //! [`Verdict`]: reported to GitLab when it can be reached, and left in the termination message in any case, so that
 //! the manager knows what is left to do.
 
+mod durations;
 mod ending;
 mod stages;
+mod transfers;
 
 use crate::log::{Log, secrets};
-use crate::trace::{Owner, Trace};
+use crate::trace::{Owner, Patience, Trace};
 use agent_contract::{Plan, Verdict, names};
 use anyhow::{Context, Result};
 use ending::Ending;
 use gitlab_client::{Client, ClientConfig};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +46,7 @@ pub struct Places {
 pub fn main(places: &Places) -> Result<ExitCode> {
     // Files of the helper must be usable by whatever user the build container runs as (GitLab Runner's default).
     rustix::process::umask(rustix::fs::Mode::empty());
+    reserve_verdict(&places.verdict);
     let started = install(&places.shared).and_then(|()| read_plan(&places.plan)).and_then(|plan| run_plan(&plan, places));
     let verdict = match started {
         Ok(Some(verdict)) => verdict,
@@ -93,8 +98,7 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     })?;
     let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });
     let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
-    let trace =
-        Trace::new(limit, Log::new(secrets::of_plan(plan), settings.timestamps)).context("failed to make room for the trace")?;
+    let trace = Trace::new(limit, Log::new(secrets::of_plan(plan), settings.timestamps));
     // Until the build container listens the manager is the writer of the trace, and may yet make another pod.
     let begun = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn({
@@ -123,7 +127,8 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     // Written before the report, which may take long: a pod that is killed meanwhile has told its manager the rest.
     write_verdict(&places.verdict, &ending.verdict(abandoned, trace.length()));
     let told = ending.to_final(&plan.job.features.failure_reasons);
-    let reported = abandoned || trace.finish(&owner, &told, settings.final_update_tries).await;
+    let patience = Patience { tries: settings.final_update_tries, deadline: stages.deadline() };
+    let reported = abandoned || trace.finish(&owner, &told, patience).await;
     stages.leave(&ending).await;
     Ok(Some(ending.verdict(reported, trace.length())))
 }
@@ -150,8 +155,25 @@ async fn last_line(trace: &Trace, ending: &Ending) {
     }
 }
 
+/// Keeps room on the disk for the verdict: a job may fill it, and must not lose its state by that.
+fn reserve_verdict(path: &Path) {
+    let reserved = File::options().write(true).create(true).truncate(false).open(path).and_then(|file| {
+        let length = agent_contract::verdict::MAX_BYTES as u64;
+        Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, length)?)
+    });
+    if let Err(error) = reserved {
+        eprintln!("gantry-agent: no room can be kept for the verdict at {}: {error}", path.display());
+    }
+}
+
+/// Into the room that was kept: a file that is cut first gives its room away.
 fn write_verdict(path: &Path, verdict: &Verdict) {
-    if let Err(error) = std::fs::write(path, verdict.to_message()) {
+    let message = verdict.to_message();
+    let written = File::options().write(true).create(true).truncate(false).open(path).and_then(|file| {
+        file.write_all_at(message.as_bytes(), 0)?;
+        file.set_len(message.len() as u64)
+    });
+    if let Err(error) = written {
         eprintln!("gantry-agent: failed to write the verdict to {}: {error}", path.display());
     }
 }

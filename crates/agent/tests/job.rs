@@ -1,6 +1,10 @@
 //! A whole job: `gantry-agent run` and `serve` as two processes, a GitLab that misbehaves, a repository over HTTP.
 
 mod gitlab;
+#[path = "job/outages.rs"]
+mod outages;
+#[path = "job/timing.rs"]
+mod timing;
 
 use agent_contract::{Coordinator, Plan, Settings, Verdict, Workspace, names};
 use gitlab::{Fault, Gitlab};
@@ -19,6 +23,7 @@ struct Pod {
     gitlab: Gitlab,
     job: Job,
     timestamps: bool,
+    tries: u32,
 }
 
 impl Pod {
@@ -55,7 +60,7 @@ impl Pod {
         let payload: gitlab_api::JobResponse = serde_json::from_value(payload).unwrap();
         let mut job = payload.into_job().unwrap();
         job.steps = vec![step("script", script, When::OnSuccess)];
-        Self { place, gitlab, job, timestamps: false }
+        Self { place, gitlab, job, timestamps: false, tries: 20 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -70,14 +75,14 @@ impl Pod {
     fn start(&self) -> Running {
         let plan = Plan {
             job: self.job.clone(),
-            coordinator: Coordinator { url: self.gitlab.url(), ..Coordinator::default() },
+            coordinator: Coordinator { url: self.gitlab.url(), ca_pem: self.gitlab.authority.clone(), ..Coordinator::default() },
             workspace: Workspace {
                 builds_dir: self.path("builds").display().to_string(),
                 project_dir: self.path("builds/project").display().to_string(),
             },
             settings: Settings {
                 version: "1.0".into(),
-                final_update_tries: 20,
+                final_update_tries: self.tries,
                 cancel_grace_seconds: 1,
                 timestamps: self.timestamps,
                 output_limit: 1024 * 1024 * 1024,

@@ -41,7 +41,8 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
-    fn is_final(&self) -> bool {
+    /// Whether another try would end the same way.
+    pub fn is_final(&self) -> bool {
         matches!(self, Self::TooLarge | Self::Refused(_) | Self::NotFound | Self::File { .. })
     }
 }

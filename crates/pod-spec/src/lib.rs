@@ -121,7 +121,8 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
             restart_policy: Some("Never".to_owned()),
             automount_service_account_token: Some(!kubernetes.service_account.is_empty()),
             service_account_name: non_empty(&kubernetes.service_account),
-            active_deadline_seconds: Some(i64::try_from(deadline).unwrap_or(i64::MAX)),
+            // Kubernetes takes no more.
+            active_deadline_seconds: Some(i32::try_from(deadline).unwrap_or(i32::MAX).into()),
             termination_grace_period_seconds: (grace > 0).then(|| i64::try_from(grace).unwrap_or(i64::MAX)),
             node_selector: (!kubernetes.node_selector.is_empty()).then(|| kubernetes.node_selector.clone()),
             image_pull_secrets: containers::pull_secrets(&context),

@@ -3,7 +3,7 @@
 //! `canceling` ends the script and goes on with `after_script` and uploads; `canceled`, SIGTERM and the job's timeout
 //! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
 
-use super::{Ending, Places};
+use super::{Ending, Places, durations, transfers};
 use crate::build::{Build, BuildError, Event, Exited};
 use crate::script::{self, ScriptParts};
 use crate::trace::Trace;
@@ -25,7 +25,11 @@ const AFTER_SCRIPT: Duration = Duration::from_secs(300);
 const LISTENS_STILL: Duration = Duration::from_secs(5);
 /// A pod that is deleted tells its containers one by one: when the build container goes, it is our turn soon.
 const TOLD_TOO: Duration = Duration::from_secs(1);
+/// What GitLab Runner points to.
+const ABOUT_TIMEOUTS: &str = "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts";
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// Longer than any job: a clock has an end.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Why a stage stopped before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +81,7 @@ impl<'a> Stages<'a> {
             trace,
             socket: places.shared.join(crate::serve::file_name(names::SERVE_SOCKET)),
             directory: PathBuf::from(&plan.workspace.project_dir),
-            deadline: Instant::now() + plan.timeout(),
+            deadline: Instant::now() + plan.timeout().min(LONGEST),
             variables: Vec::new(),
             prepared: false,
             build_was_there: false,
@@ -92,12 +96,17 @@ impl<'a> Stages<'a> {
             Ok(()) => self.steps().await,
             Err(ending) => ending,
         };
-        if self.prepared && self.may_go_on(&ending) {
-            self.after_script(&ending).await;
+        if self.prepared
+            && self.may_go_on(&ending)
+            && let Some(harder) = self.after_script(&ending).await
+            && ending != canceled()
+        {
+            ending = harder;
         }
         if self.prepared
             && self.may_go_on(&ending)
-            && let Err(failed) = guard.run(ending != canceled(), self.uploads(&ending)).await
+            // A cancel that came before ended what it ends; one that comes now may find an upload that hangs.
+            && let Err(failed) = guard.run(*self.remote.borrow() != RemoteState::Canceling, self.uploads(&ending)).await
             && (ending.is_success() || failed == Ending::Abandoned)
         {
             ending = failed;
@@ -106,6 +115,11 @@ impl<'a> Stages<'a> {
         let _ = std::fs::remove_dir_all(self.file_directory());
         self.section_end("cleanup_file_variables").await;
         ending
+    }
+
+    /// When the job's time is up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Tells the build container that nothing more comes.
@@ -194,7 +208,8 @@ impl<'a> Stages<'a> {
     async fn download(&self, dependency: &Dependency) -> Result<()> {
         self.trace.line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
         let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
-        self.client.download_artifact((dependency.id, &dependency.token), &archive).await?;
+        let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), &archive).await;
+        transfers::persist(&self.trace, "the download", transfer).await?;
         let (from, into) = (archive.to_path_buf(), self.directory.clone());
         let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
             .await
@@ -206,21 +221,37 @@ impl<'a> Stages<'a> {
     /// Every step but `after_script`, as long as their conditions hold.
     async fn steps(&mut self) -> Ending {
         let mut ending = Ending::Success;
+        // One limit for all of them.
+        let limit = self.limit("RUNNER_SCRIPT_TIMEOUT", LONGEST).await;
         for step in self.plan.job.steps.iter().filter(|step| step.name != "after_script") {
             if !self.may_go_on(&ending) || !step.when.applies(ending.is_success()) {
                 continue;
             }
-            let result = self.step(step).await;
+            let result = self.step(step, limit).await;
             if ending.is_success()
                 && !(step.allow_failure && matches!(result, Ending::Failed { reason: FailureReason::ScriptFailure, .. }))
             {
                 ending = result;
             }
         }
+        if ending == canceled() {
+            self.trace.line("\x1b[0;33mWARNING: script canceled externally (UI, API)").await;
+        }
         ending
     }
 
-    async fn step(&mut self, step: &Step) -> Ending {
+    /// Row "flow 42".
+    async fn say_if_out_of_time(&self, stage: &str, ending: &Ending) {
+        if matches!(ending, Ending::Failed { reason: FailureReason::JobExecutionTimeout, .. }) {
+            let line = format!(
+                "\x1b[0;33mWARNING: {stage} could not run to completion because the timeout was exceeded. \
+                 For more control over job and script timeouts see: {ABOUT_TIMEOUTS}"
+            );
+            self.trace.line(&line).await;
+        }
+    }
+
+    async fn step(&mut self, step: &Step, limit: Instant) -> Ending {
         let name = format!("step_{}", step.name);
         self.section(&name, &format!("Executing \"{name}\" stage of the job script")).await;
         let settings = &self.plan.settings;
@@ -230,31 +261,51 @@ impl<'a> Stages<'a> {
             .chain(step.script.iter().cloned())
             .chain(surround(&settings.post_build_script))
             .collect();
-        let limit = self.script_limit();
         let ending = self.script(&commands, "running", limit).await;
         self.section_end(&name).await;
+        self.say_if_out_of_time(&name, &ending).await;
         ending
     }
 
-    fn script_limit(&self) -> Instant {
-        let seconds = self.plan.job.variables.get("RUNNER_SCRIPT_TIMEOUT").and_then(parse_duration);
-        seconds.map_or(self.deadline, |limit| (Instant::now() + limit).min(self.deadline))
+    /// The time that a variable gives a stage, within the job's; what is no duration is said and ignored, 0 is no limit.
+    async fn limit(&self, variable: &str, default: Duration) -> Instant {
+        let variables = &self.plan.job.variables;
+        let asked = variables.get(variable).map(|text| variables.expand(text)).filter(|text| !text.trim().is_empty());
+        let limit = match asked.as_deref().map(durations::parse) {
+            None => default,
+            Some(Some(limit)) if limit.is_zero() => LONGEST,
+            Some(Some(limit)) => limit.min(LONGEST),
+            Some(None) => {
+                let asked = asked.unwrap_or_default();
+                let line = format!("\x1b[0;33mWARNING: ignoring {variable}: {asked:?} is no duration such as 1h30m or 90s");
+                self.trace.line(&line).await;
+                default
+            }
+        };
+        (Instant::now() + limit).min(self.deadline)
     }
 
-    async fn after_script(&mut self, ending: &Ending) {
-        let Some(step) = self.plan.job.steps.iter().find(|step| step.name == "after_script" && !step.script.is_empty()) else {
-            return;
-        };
+    /// Answers what ends the job whatever its script did.
+    async fn after_script(&mut self, ending: &Ending) -> Option<Ending> {
+        let step = self.plan.job.steps.iter().find(|step| step.name == "after_script" && !step.script.is_empty())?;
         self.section("after_script", "Running after_script").await;
         self.trace.work_line("\x1b[32;1mRunning after script...").await;
-        let asked = self.plan.job.variables.get("RUNNER_AFTER_SCRIPT_TIMEOUT").and_then(parse_duration);
-        let limit = (Instant::now() + asked.unwrap_or(AFTER_SCRIPT)).min(self.deadline);
-        if let Ending::Failed { message, .. } = self.script(&step.script.clone(), ending.status_word(), limit).await {
+        let limit = self.limit("RUNNER_AFTER_SCRIPT_TIMEOUT", AFTER_SCRIPT).await;
+        let result = self.script(&step.script.clone(), ending.status_word(), limit).await;
+        self.section_end("after_script").await;
+        self.say_if_out_of_time("after_script", &result).await;
+        if result == Ending::Abandoned || result == terminated() {
+            return Some(result);
+        }
+        if Instant::now() >= self.deadline {
+            return Some(ending_of(Stop::Timeout, self.plan.timeout()));
+        }
+        if let Ending::Failed { message, .. } = result {
             self.trace
                 .line(&format!("\x1b[0;33mWARNING: after_script failed, but job will continue unaffected: {message}"))
                 .await;
         }
-        self.section_end("after_script").await;
+        None
     }
 
     /// Runs commands in the build container until they end or something ends them.
@@ -265,7 +316,8 @@ impl<'a> Stages<'a> {
         let text = script::text(&ScriptParts { variables: &variables, directory: &directory, commands });
         let odd = variables.iter().filter(|(name, _)| !script::is_shell_name(name) && !name.is_empty() && !name.contains('='));
         let env: Vec<_> = odd.cloned().collect();
-        let after_cancel = status == "canceled";
+        // A cancel ends the script alone (behaviour 9).
+        let after_cancel = status != "running";
         let waiting = stopped(self.remote.clone(), limit, !after_cancel);
         let mut build = tokio::select! {
             build = Build::connect(&self.socket) => build,
@@ -313,9 +365,9 @@ impl<'a> Stages<'a> {
         let mut silent = true;
         loop {
             tokio::select! {
-                event = build.next() => match event {
+                event = self.next(build, stop.is_some()) => match event {
                     Ok(Event::Output(stream, bytes)) => {
-                        self.trace.write_on(stream, &bytes).await;
+                        self.trace.put(stream, &bytes);
                         if std::mem::take(&mut silent) {
                             self.trace.urge();
                         }
@@ -335,6 +387,15 @@ impl<'a> Stages<'a> {
                 () = &mut give_up => return (Err(BuildError::Lost(std::io::ErrorKind::TimedOut.into())), stop),
             }
         }
+    }
+
+    /// What the build container says next. Room for it is waited for, but not when the script is to end: GitLab may be
+    /// away for longer than the job has time.
+    async fn next(&self, build: &mut Build, ending: bool) -> Result<Event, BuildError> {
+        if !ending {
+            self.trace.room().await;
+        }
+        build.next().await
     }
 
     async fn uploads(&self, ending: &Ending) -> Result<(), Ending> {
@@ -394,7 +455,8 @@ impl<'a> Stages<'a> {
             expire_in: artifact.expire_in.clone(),
         };
         let job = &self.plan.job;
-        self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await?;
+        let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
+        transfers::persist(&self.trace, "the upload", transfer).await?;
         self.trace
             .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
             .await;
@@ -429,14 +491,14 @@ impl<'a> Stages<'a> {
 
     async fn section(&self, id: &str, title: &str) {
         if self.plan.job.features.trace_sections {
-            self.trace.write_on(Stream::RUNNER, log::section_start(now(), id, "").as_bytes()).await;
+            self.trace.own(Stream::RUNNER, log::section_start(now(), id, "").as_bytes());
         }
         self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m")).await;
     }
 
     async fn section_end(&self, id: &str) {
         if self.plan.job.features.trace_sections {
-            self.trace.write_on(Stream::RUNNER, log::section_end(now(), id).as_bytes()).await;
+            self.trace.own(Stream::RUNNER, log::section_end(now(), id).as_bytes());
         }
     }
 }
@@ -477,7 +539,7 @@ fn ending_of(stop: Stop, timeout: Duration) -> Ending {
         Stop::Canceling => canceled(),
         Stop::Abandoned => Ending::Abandoned,
         Stop::Timeout => {
-            let message = format!("execution took longer than {} seconds", go_duration(timeout));
+            let message = format!("execution took longer than {} seconds", durations::print(timeout));
             Ending::failed(FailureReason::JobExecutionTimeout, message)
         }
         Stop::Terminated => terminated(),
@@ -509,57 +571,5 @@ async fn stopped(mut remote: watch::Receiver<RemoteState>, deadline: Instant, ca
         stop = changed => stop,
         () = tokio::time::sleep_until(deadline) => Stop::Timeout,
         () = terminated => Stop::Terminated,
-    }
-}
-
-/// A duration as Go prints it, which is what people's log searches know: `1h0m0s`, `2m5s`, `30s`.
-fn go_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
-        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
-/// Reads `90`, `90s`, `10m`, `1h30m`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (mut total, mut number) = (0u64, String::new());
-    for character in text.chars() {
-        let unit = match character {
-            '0'..='9' => {
-                number.push(character);
-                continue;
-            }
-            'h' => 3600,
-            'm' => 60,
-            's' => 1,
-            _ => return None,
-        };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(unit)?)?;
-        number.clear();
-    }
-    (number.is_empty() && total > 0).then(|| Duration::from_secs(total))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{go_duration, parse_duration};
-    use std::time::Duration;
-
-    #[test]
-    fn durations_read_as_go_writes_them() {
-        for (text, seconds) in
-            [("90", Some(90)), ("1h30m", Some(5400)), ("45s", Some(45)), ("soon", None), ("", None), ("5", Some(5))]
-        {
-            assert_eq!(parse_duration(text).map(|duration| duration.as_secs()), seconds, "{text}");
-        }
-        for (seconds, text) in [(3600, "1h0m0s"), (125, "2m5s"), (30, "30s")] {
-            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! A GitLab for one job over real HTTP: it keeps the trace, checks offsets, and misbehaves when told to.
 
+pub mod network;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -43,6 +45,8 @@ struct Known {
     uploads: Vec<Upload>,
     offered: HashMap<u64, Vec<u8>>,
     interval: Option<u32>,
+    upload_faults: VecDeque<Fault>,
+    calls: usize,
 }
 
 type Shared = Arc<Mutex<Known>>;
@@ -50,6 +54,8 @@ type Shared = Arc<Mutex<Known>>;
 /// The server.
 pub struct Gitlab {
     address: SocketAddr,
+    /// Whose certificates it has, in PEM; HTTP without TLS when there is none.
+    pub authority: Option<String>,
     known: Shared,
 }
 
@@ -65,11 +71,11 @@ impl Gitlab {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, known }
+        Self { address, authority: None, known }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http{}://{}", if self.authority.is_some() { "s" } else { "" }, self.address)
     }
 
     pub fn trace(&self) -> String {
@@ -82,6 +88,16 @@ impl Gitlab {
 
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.known.lock().unwrap().faults.extend(faults);
+    }
+
+    /// What goes wrong with the next uploads; statuses only.
+    pub fn upload_faults(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.known.lock().unwrap().upload_faults.extend(faults);
+    }
+
+    /// Patches and updates so far.
+    pub fn calls(&self) -> usize {
+        self.known.lock().unwrap().calls
     }
 
     pub fn set_job_status(&self, status: &str) {
@@ -124,6 +140,7 @@ fn with_headers(known: &Known, status: u16) -> Response {
 
 async fn append(State(known): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let mut known = known.lock().unwrap();
+    known.calls += 1;
     let fault = known.faults.front().copied().filter(|fault| !matches!(fault, Fault::StillChecking));
     if fault.is_some() {
         known.faults.pop_front();
@@ -151,6 +168,7 @@ async fn append(State(known): State<Shared>, headers: HeaderMap, body: Bytes) ->
 
 async fn update(State(known): State<Shared>, body: Bytes) -> Response {
     let mut known = known.lock().unwrap();
+    known.calls += 1;
     let update: UpdateJob = serde_json::from_slice(&body).unwrap();
     let checking = update.state != "running" && matches!(known.faults.front(), Some(Fault::StillChecking));
     if checking {
@@ -161,6 +179,9 @@ async fn update(State(known): State<Shared>, body: Bytes) -> Response {
 }
 
 async fn upload(State(known): State<Shared>, Query(query): Query<Vec<(String, String)>>, body: Bytes) -> StatusCode {
+    if let Some(Fault::Status(status)) = known.lock().unwrap().upload_faults.pop_front() {
+        return StatusCode::from_u16(status).unwrap();
+    }
     let query = query.iter().map(|(key, value)| format!("{key}={}", value.replace(' ', "+"))).collect::<Vec<_>>().join("&");
     // One part: what stands between the first empty line and the last boundary.
     let start = body.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;

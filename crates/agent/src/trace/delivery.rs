@@ -1,0 +1,273 @@
+//! The sender's side of the trace: patches, signs of life, and the final state.
+//!
+//! Every answer of GitLab carries the job's state there, so the sender is also where a cancel is noticed. The agent
+//! begins at 0; a 416 says that the manager wrote the first bytes, and then ours stand behind them and no checksum is
+//! sent, because the whole is not ours. A GitLab that is away is tried again for as long as the job has time.
+
+use super::Trace;
+use gitlab_api::UpdateJob;
+use gitlab_api::update_job::{Output, checksum_text};
+use gitlab_client::{Client, ClientError, Hints, PatchOutcome, UpdateOutcome};
+use job::{JobId, JobState, RemoteState, Secret};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longest patch (row "patch log").
+const PATCH: usize = 1024 * 1024;
+/// Interval until the server names one.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// After this silence at the latest the server is told that the job lives (row "touch job").
+const TOUCH: Duration = Duration::from_secs(30);
+/// A server that wants to hear often is asked as often, in its intervals: somebody watches, and may press cancel, which
+/// a silent job learns of by asking only.
+const TOUCH_INTERVALS: u32 = 2;
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Reporting ends this long after the job's time at the latest: Kubernetes gives the pod 600 s more, pulls included, and
+/// what was not told by then is told by the manager.
+const LAST_CALL: Duration = Duration::from_secs(400);
+
+/// Whose trace it is.
+pub struct Owner {
+    /// Connection to GitLab.
+    pub client: Client,
+    /// Number of the job.
+    pub id: JobId,
+    /// Its token.
+    pub token: Secret,
+}
+
+/// How the job ended, for the final update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Final {
+    /// Success or failed.
+    pub state: JobState,
+    /// GitLab's word, mapped to what the server knows.
+    pub failure_reason: Option<&'static str>,
+    /// Of the script.
+    pub exit_code: Option<i32>,
+}
+
+/// How long the final state is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// At least this often, and no oftener to a server that answers and does not accept.
+    pub tries: u32,
+    /// A server that does not answer is tried until then.
+    pub deadline: Instant,
+}
+
+/// What became of one try to tell the final state.
+enum Told {
+    Accepted,
+    NotYet,
+    Gone,
+}
+
+/// An answer that more patience does not change.
+fn refuses(error: &ClientError) -> bool {
+    matches!(error, ClientError::Status { status, .. } if (400..500).contains(status) && ![408, 429].contains(status))
+}
+
+/// Growing pauses, spread so that not all pods of a cluster come back at once.
+pub struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_RETRY)
+    }
+}
+
+impl Pauses {
+    /// Half of it for certain, the other half by chance.
+    pub fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_RETRY);
+        let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1000).unwrap_or_default();
+        pause / 2 + pause / 2 * chance / 1000
+    }
+}
+
+impl Trace {
+    /// Sends until it is dropped; meant for a task of its own.
+    pub async fn send(&self, owner: &Owner) {
+        let (mut interval, mut touch, mut last_call) = (INTERVAL, TOUCH, Instant::now());
+        let mut pauses = Pauses::default();
+        loop {
+            let wait = if self.unsent() { Duration::ZERO } else { touch.saturating_sub(last_call.elapsed()) };
+            if !wait.is_zero() {
+                tokio::select! { () = self.shared.grown.notified() => {}, () = tokio::time::sleep(wait) => {} }
+            }
+            let called = if self.unsent() {
+                self.patch(owner).await
+            } else if last_call.elapsed() >= touch {
+                self.touch(owner).await.map(Some)
+            } else {
+                continue;
+            };
+            match called {
+                Ok(None) => {}
+                Ok(Some(hints)) => {
+                    (last_call, pauses) = (Instant::now(), Pauses::default());
+                    if let Some(named) = hints.update_interval {
+                        (interval, touch) = (named, (named * TOUCH_INTERVALS).min(TOUCH));
+                    }
+                    // A backlog of more than one patch does not wait for the next tick: the log of a fast job would
+                    // lag for minutes.
+                    if self.backlog() < PATCH as u64 {
+                        tokio::select! { () = tokio::time::sleep(interval) => {}, () = self.shared.urgent.notified() => {} }
+                    }
+                }
+                Err(error) => {
+                    let pause = pauses.next();
+                    let seconds = pause.as_secs_f32();
+                    eprintln!("gantry-agent: failed to send the trace, trying again in {seconds:.1} s: {error}");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// Sends the rest and the final state, until GitLab accepts or patience ends; answers whether it did.
+    pub async fn finish(&self, owner: &Owner, ending: &Final, patience: Patience) -> bool {
+        let (mut pauses, mut tries, mut answered) = (Pauses::default(), 0, 0);
+        let last = patience.deadline.max(Instant::now()) + LAST_CALL;
+        loop {
+            tries += 1;
+            let told = tokio::time::timeout_at(last, self.finish_once(owner, ending)).await;
+            let pause = pauses.next();
+            match told {
+                Ok(Ok(Told::Accepted)) => return true,
+                Ok(Ok(Told::Gone)) | Err(_) => return false,
+                Ok(Ok(Told::NotYet)) => answered += 1,
+                Ok(Err(error)) => {
+                    answered += u32::from(refuses(&error));
+                    let seconds = pause.as_secs_f32();
+                    eprintln!("gantry-agent: failed to report the job, trying again in {seconds:.1} s: {error}");
+                }
+            }
+            let in_time = Instant::now() + pause < patience.deadline;
+            if answered >= patience.tries.max(1) || (tries >= patience.tries && !in_time) {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn finish_once(&self, owner: &Owner, ending: &Final) -> Result<Told, ClientError> {
+        while self.unsent() {
+            let before = self.backlog();
+            self.patch(owner).await?;
+            if self.backlog() >= before {
+                // A server that keeps sending us back must not keep us busy: this try is over.
+                return Ok(Told::NotYet);
+            }
+        }
+        let output = {
+            let state = self.lock();
+            let checksum = (state.base == 0).then(|| checksum_text(state.spool.crc32()));
+            state.facts.then(|| Output { checksum, bytesize: state.base + state.spool.length() })
+        };
+        let body = UpdateJob {
+            token: owner.token.expose().to_owned(),
+            state: ending.state.as_str().to_owned(),
+            failure_reason: ending.failure_reason.map(str::to_owned),
+            checksum: output.as_ref().and_then(|output| output.checksum.clone()),
+            exit_code: ending.exit_code.filter(|code| *code != 0),
+            output,
+            ..UpdateJob::default()
+        };
+        let (outcome, _) = owner.client.update_job(owner.id, &owner.token, &body).await?;
+        let mut state = self.lock();
+        Ok(match outcome {
+            UpdateOutcome::Accepted => Told::Accepted,
+            UpdateOutcome::StillChecking => Told::NotYet,
+            UpdateOutcome::Gone => {
+                state.gone = true;
+                Told::Gone
+            }
+            UpdateOutcome::TraceMismatch => {
+                // What cannot be sent again can only be let stand.
+                state.facts = state.spool.is_whole();
+                if state.facts {
+                    (state.sent, state.base) = (0, 0);
+                    state.unanswered.clear();
+                }
+                Told::NotYet
+            }
+        })
+    }
+
+    async fn patch(&self, owner: &Owner) -> Result<Option<Hints>, ClientError> {
+        let (start, position, bytes) = {
+            let state = self.lock();
+            (state.sent, state.base + state.sent, state.spool.read(state.sent, PATCH))
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                eprintln!("gantry-agent: the spooled trace cannot be read, its rest is lost: {error}");
+                self.lock().gone = true;
+                self.shared.sent.notify_waiters();
+                return Ok(None);
+            }
+        };
+        let length = bytes.len() as u64;
+        // Noted before the call, because the task may be ended in the middle of it.
+        let first_try = position == 0 && !self.lock().unanswered.contains(&length);
+        if first_try {
+            self.lock().unanswered.push(length);
+        }
+        let (outcome, hints) = owner.client.patch_trace(owner.id, &owner.token, position, bytes.into()).await?;
+        let mut state = self.lock();
+        state.heard = Some(Instant::now());
+        if first_try {
+            state.unanswered.pop();
+        }
+        match outcome {
+            PatchOutcome::Accepted => state.sent = start + length,
+            // At the very beginning the bytes there are either ours, from a patch whose answer was lost, or the
+            // manager's, which then stay in front.
+            PatchOutcome::Resync(at) if position == 0 && !state.unanswered.contains(&at) => state.base = at,
+            PatchOutcome::Resync(at) => state.sent = at.saturating_sub(state.base).min(state.spool.length()),
+            PatchOutcome::Gone | PatchOutcome::Forbidden => state.gone = true,
+        }
+        if state.spool.in_memory() > 0 {
+            let sent = state.sent;
+            state.spool.delivered(sent);
+        }
+        drop(state);
+        self.shared.sent.notify_waiters();
+        let remote = if outcome == PatchOutcome::Forbidden { RemoteState::Canceled } else { hints.remote };
+        self.learn(remote);
+        Ok(Some(hints))
+    }
+
+    async fn touch(&self, owner: &Owner) -> Result<Hints, ClientError> {
+        let body = UpdateJob {
+            token: owner.token.expose().to_owned(),
+            state: JobState::Running.as_str().to_owned(),
+            ..UpdateJob::default()
+        };
+        let (outcome, hints) = owner.client.update_job(owner.id, &owner.token, &body).await?;
+        self.lock().heard = Some(Instant::now());
+        self.learn(if outcome == UpdateOutcome::Gone { RemoteState::Canceled } else { hints.remote });
+        Ok(hints)
+    }
+
+    /// Notes the job's state; it never goes back from a cancel.
+    fn learn(&self, remote: RemoteState) {
+        self.shared.remote.send_if_modified(|known| {
+            let further = match *known {
+                RemoteState::Running => remote != RemoteState::Running,
+                RemoteState::Canceling => remote.is_final(),
+                RemoteState::Canceled | RemoteState::Failed => false,
+            };
+            if further {
+                *known = remote;
+            }
+            further
+        });
+    }
+}
