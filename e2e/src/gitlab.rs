@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tower::ServiceExt;
 
 /// Path at which a job asks whether its gate is open.
@@ -29,9 +29,14 @@ struct Site {
     router: axum::Router,
     gate: Arc<AtomicBool>,
     hold: Vec<Hold>,
+    away_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Site {
+    fn is_away(&self) -> bool {
+        self.away_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
     /// Whether an answer has to wait for the gate.
     fn holds(&self, request: &Request) -> bool {
         let path = request.uri().path();
@@ -77,6 +82,9 @@ async fn answer(sites: Sites, mut request: Request) -> Response {
         return axum::http::StatusCode::BAD_REQUEST.into_response();
     };
     *request.uri_mut() = uri;
+    if site.is_away() {
+        return axum::http::StatusCode::BAD_GATEWAY.into_response();
+    }
     while site.holds(&request) {
         tokio::time::sleep(LOOK).await;
     }
@@ -92,6 +100,7 @@ pub struct GitLab {
     /// Token of its runner.
     pub token: String,
     gate: Arc<AtomicBool>,
+    away_until: Arc<Mutex<Option<Instant>>>,
 }
 
 struct Tree<'a>(&'a Path);
@@ -116,15 +125,22 @@ impl GitLab {
         coordinator.set_url(&url);
         let token = coordinator.register_runner("e2e")?;
         let gate = Arc::new(AtomicBool::new(false));
-        let site = Site { router: coordinator.router(), gate: gate.clone(), hold: hold.to_vec() };
+        let away_until = Arc::default();
+        let site =
+            Site { router: coordinator.router(), gate: gate.clone(), hold: hold.to_vec(), away_until: Arc::clone(&away_until) };
         let name = url.rsplit('/').next().unwrap_or_default().to_owned();
         sites.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, site);
-        Ok(Self { coordinator, url, token, gate })
+        Ok(Self { coordinator, url, token, gate, away_until })
     }
 
     /// Lets waiting jobs pass.
     pub fn open_gate(&self) {
         self.gate.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything but the gate is answered by 502 for so long: what a proxy says while GitLab is away.
+    pub fn stop_for(&self, time: Duration) {
+        *self.away_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + time);
     }
 
     /// Address that a job asks for its gate.

@@ -216,6 +216,7 @@ impl Play<'_> {
             }
             Action::KillKubelet => restart("kubelet", 20).await?,
             Action::StopApiServer => restart("apiserver", 30).await?,
+            Action::StopGitlab => self.gitlab.stop_for(Duration::from_secs(20)),
             Action::ReplaceManager => self.manager.replace().await?,
         }
         Ok(())

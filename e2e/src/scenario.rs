@@ -141,6 +141,8 @@ pub enum Action {
     KillKubelet,
     /// Stops the API server; it is back after 30 s.
     StopApiServer,
+    /// Takes GitLab away, for the manager and for pods; it is back after 20 s.
+    StopGitlab,
     /// Kills the manager and starts another one with the same configuration.
     ReplaceManager,
 }
