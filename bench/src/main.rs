@@ -100,6 +100,7 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         audit_log: arguments.audit_log.clone(),
         serial: arguments.serial,
         burst: arguments.burst,
+        rounds: arguments.rounds,
         sizes: arguments.sizes.clone(),
         job_seconds: arguments.job_seconds,
         idle: arguments.idle,
@@ -154,13 +155,20 @@ async fn all(bench: &mut Bench, arguments: &Arguments) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("not all could be measured: {}", failed.join(", ")) }
 }
 
+/// Bare pods and each runner in turns, several times: the machine's hour is the same for all, and one slow moment is not
+/// the result.
 async fn bursts_of_all(bench: &mut Bench, contenders: &[Contender]) -> Result<Vec<Line>> {
-    let floor = measure::bare::bursts(bench).await?;
-    let mut lines = Vec::new();
-    for contender in contenders {
-        lines.push(measure::latency::burst(bench, contender, &floor).await?);
+    let (mut floors, mut bursts) = (Vec::new(), vec![Vec::new(); contenders.len()]);
+    for _ in 0..bench.settings.rounds {
+        let floor = measure::bare::bursts(bench).await?;
+        floors.push(floor);
+        for (contender, bursts) in contenders.iter().zip(&mut bursts) {
+            bursts.push(measure::latency::burst(bench, contender, floor).await?);
+        }
     }
-    Ok(lines)
+    measure::bare::report(&mut bench.report, &floors);
+    let both = contenders.iter().zip(&bursts);
+    Ok(both.map(|(contender, bursts)| measure::latency::bursts(&mut bench.report, &contender.name, bursts)).collect())
 }
 
 /// What failed becomes a note, and the next measurement begins with an empty cluster: half an hour of figures is not

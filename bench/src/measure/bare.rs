@@ -6,7 +6,8 @@
 
 use super::Bench;
 use super::latency::BURST;
-use crate::report::Place;
+use crate::percentiles::Sample;
+use crate::report::{Place, Report};
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -67,6 +68,14 @@ pub async fn bursts(bench: &mut Bench) -> Result<Floor> {
     Ok(Floor { plain: all_at_once(bench, "plain", false).await?, with_volumes: all_at_once(bench, "volumes", true).await? })
 }
 
+/// What the bursts of bare pods say.
+pub fn report(report: &mut Report, floors: &[Floor]) {
+    let median = |of: fn(&Floor) -> f64| Sample::new(floors.iter().map(of)).percentile(50);
+    let place = |of| Place { section: BURST, of };
+    report.add(place("bare pods"), "ended, last", median(|floor| floor.plain), "s");
+    report.add(place("bare pods, volumes"), "ended, last", median(|floor| floor.with_volumes), "s");
+}
+
 async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f64> {
     let number = bench.settings.burst;
     eprintln!("{number} bare pods at once{}", if volumes { ", with the volumes of a job" } else { "" });
@@ -77,11 +86,8 @@ async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f
     let objects = names.iter().map(|name| pod(&bench.settings.image, name, "true", volumes)).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let ended = until_succeeded(&bench.cluster.api(), objects).await?;
-    let seconds = ended.saturating_duration_since(began).as_secs_f64();
     bench.cluster.become_empty().await?;
-    let of = if volumes { "bare pods, volumes" } else { "bare pods" };
-    bench.report.add(Place { section: BURST, of }, "ended, last", Some(seconds), "s");
-    Ok(seconds)
+    Ok(ended.saturating_duration_since(began).as_secs_f64())
 }
 
 /// Creates pods, waits until all succeeded and deletes them; answers when the last one was seen to.

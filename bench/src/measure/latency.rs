@@ -59,8 +59,18 @@ fn percentiles(report: &mut Report, place: Place<'_>, what: &str, sample: &Sampl
     }
 }
 
-/// Jobs at once; answers the times of first lines, for the plot.
-pub async fn burst(bench: &mut Bench, contender: &Contender, floor: &Floor) -> Result<Line> {
+/// One burst of a runner, in seconds since the first job was handed out.
+#[derive(Clone)]
+pub struct Burst {
+    handed_out: Vec<f64>,
+    first_lines: Vec<f64>,
+    ended: Vec<f64>,
+    /// What bare pods took just before.
+    floor: Floor,
+}
+
+/// Jobs at once.
+pub async fn burst(bench: &mut Bench, contender: &Contender, floor: Floor) -> Result<Burst> {
     let (number, scenario) = (bench.settings.burst, bench.scenario("trivial")?);
     eprintln!("{number} jobs at once: {}", contender.name);
     let running = bench.start(contender, 1).await?;
@@ -72,23 +82,36 @@ pub async fn burst(bench: &mut Bench, contender: &Contender, floor: &Floor) -> R
     let since = |at: &dyn Fn(&Job) -> Option<Instant>| -> Vec<f64> {
         jobs.iter().filter_map(at).map(|at| at.saturating_duration_since(began).as_secs_f64()).collect()
     };
-    let lines = since(&|job| job.first_line);
-    let (first, ended) = (Sample::new(lines.clone()), Sample::new(since(&|job| job.ended)));
-    let place = Place { section: BURST, of: &contender.name };
-    bench.report.add(place, "succeeded", Some(crate::percentiles::count(jobs.len())), "");
-    bench.report.add(place, "all handed out", Sample::new(since(&|job| job.handed_out)).max(), "s");
-    bench.report.add(place, "first line, p50", first.percentile(50), "s");
-    bench.report.add(place, "first line, p90", first.percentile(90), "s");
-    bench.report.add(place, "first line, p99", first.percentile(99), "s");
-    bench.report.add(place, "first line, last", first.max(), "s");
-    bench.report.add(place, "ended, p50", ended.percentile(50), "s");
-    bench.report.add(place, "ended, last", ended.max(), "s");
-    for (what, bare) in [("bare pods", floor.plain), ("bare pods with the same volumes", floor.with_volumes)] {
-        let ratio = first.max().map(|ours| ours / bare);
+    let (handed_out, first_lines, ended) = (since(&|job| job.handed_out), since(&|job| job.first_line), since(&|job| job.ended));
+    Ok(Burst { handed_out, first_lines, ended, floor })
+}
+
+/// What the bursts of one runner say; answers all its first lines, for the plot.
+pub fn bursts(report: &mut Report, name: &str, bursts: &[Burst]) -> Line {
+    let all = |of: fn(&Burst) -> &Vec<f64>| bursts.iter().flat_map(of).copied().collect::<Vec<_>>();
+    let last = |of: fn(&Burst) -> &Vec<f64>| Sample::new(bursts.iter().filter_map(|one| Sample::new(of(one).clone()).max()));
+    let (lines, ended) = (all(|one| &one.first_lines), all(|one| &one.ended));
+    let (first, place) = (Sample::new(lines.clone()), Place { section: BURST, of: name });
+    report.add(place, "rounds", Some(crate::percentiles::count(bursts.len())), "");
+    report.add(place, "succeeded", Some(crate::percentiles::count(ended.len())), "");
+    report.add(place, "all handed out", last(|one| &one.handed_out).percentile(50), "s");
+    report.add(place, "first line, p50", first.percentile(50), "s");
+    report.add(place, "first line, p90", first.percentile(90), "s");
+    report.add(place, "first line, p99", first.percentile(99), "s");
+    report.add(place, "first line, last", last(|one| &one.first_lines).percentile(50), "s");
+    report.add(place, "ended, p50", Sample::new(ended).percentile(50), "s");
+    report.add(place, "ended, last", last(|one| &one.ended).percentile(50), "s");
+    for (what, with_volumes) in [("bare pods", false), ("bare pods with the same volumes", true)] {
+        let bare = |floor: &Floor| if with_volumes { floor.with_volumes } else { floor.plain };
+        let ratio = |one: &Burst| Sample::new(one.first_lines.clone()).max().map(|ours| ours / bare(&one.floor));
+        let ratios = Sample::new(bursts.iter().filter_map(ratio));
         let name = format!("last first line, times until all {what} succeeded");
-        bench.report.add_with_goal(place, &name, (ratio, ""), Some(GOAL_RATIO));
+        report.add_with_goal(place, &name, (ratios.percentile(50), ""), Some(GOAL_RATIO));
+        for (round, ratio) in (1..).zip(bursts.iter().map(ratio)) {
+            report.add(place, &format!("{name}, round {round}"), ratio, "");
+        }
     }
-    Ok(Line { name: contender.name.clone(), points: shares(lines) })
+    Line { name: name.to_owned(), points: shares(lines) }
 }
 
 /// The plot of bursts.

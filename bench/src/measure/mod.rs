@@ -58,6 +58,8 @@ pub struct Settings {
     pub serial: usize,
     /// Jobs at once.
     pub burst: usize,
+    /// How often they are measured.
+    pub rounds: usize,
     /// Numbers of running jobs in the measurement of memory.
     pub sizes: Vec<usize>,
     /// How long a job of that measurement runs.
