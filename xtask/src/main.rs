@@ -9,6 +9,7 @@ mod demo;
 mod e2e;
 mod image;
 mod setup;
+mod sim;
 mod tidy;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   e2e      the scenarios, on the embedded node and on a cluster (e2e --help)
   image    gantry's own images and those for tests, as OCI layouts in target/images
   bench    the benchmark: any runner beside any other, and managers at scale (bench --help)
+  sim      the manager in virtual time, with seeded faults (sim --help)
   tidy     the rules of this repository alone";
 
 fn main() -> Result<()> {
@@ -38,6 +40,7 @@ fn main() -> Result<()> {
         "cluster" => cluster::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "e2e" => e2e::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "bench" => bench::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "sim" => sim::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => tidy::check(),
         _ => bail!("{USAGE}"),
     }

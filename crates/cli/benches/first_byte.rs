@@ -60,6 +60,7 @@ async fn measure(directory: &Path, sha: String) -> anyhow::Result<()> {
         system_id: "s_bench".to_owned(),
         helper_image: node::HELPER_IMAGE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        connect: manager::Connect::default(),
         stop: stop.clone(),
     }));
     let mut events = coordinator.events();

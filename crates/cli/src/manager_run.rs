@@ -51,6 +51,7 @@ async fn manage(config: runner_config::Config, system_id: String) -> Result<()> 
         system_id,
         helper_image: node::HELPER_IMAGE.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        connect: manager::Connect::default(),
         stop,
     };
     manager::run(options).await.context("the manager stopped")

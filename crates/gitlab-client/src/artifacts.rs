@@ -93,7 +93,7 @@ impl Client {
         let form = reqwest::multipart::Form::new().part("file", part);
         let request =
             self.http.post(call.url(&self.base)).timeout(TRANSFER).query(query).header(headers::JOB_TOKEN, token.expose());
-        let response = request.multipart(form).send().await.map_err(|source| call.transport(source))?;
+        let response = self.send_once(&call, request.multipart(form)).await?;
         match response.status().as_u16() {
             200 | 201 => Ok(()),
             413 => Err(ArtifactError::TooLarge),
@@ -123,7 +123,7 @@ impl Client {
         let call = Call::new("GET", &artifacts::path(id));
         let on_file = |source| ArtifactError::File { path: into.display().to_string(), source };
         let request = self.http.get(call.url(&self.base)).timeout(TRANSFER).header(headers::JOB_TOKEN, token.expose());
-        let response = request.send().await.map_err(|source| call.transport(source))?;
+        let response = self.send_once(&call, request).await?;
         match response.status().as_u16() {
             200 => {}
             status @ (401 | 403) => return Err(ArtifactError::Refused(status)),

@@ -32,6 +32,12 @@ pub enum ClientError {
         call: String,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An answer that breaks off or makes no sense; what a parser repeats of it may be a token, so it is not the source.
+    #[error("{call}: an answer that cannot be read")]
+    Unreadable {
+        /// Method and path.
+        call: String,
     },
 }

@@ -4,13 +4,18 @@
 //! decide on is an error. Short-lived trouble (408, 429, 5xx) is retried here, as GitLab Runner's transport does (row
 //! "transport: retry layer" of the parity inventory: 5 tries, `Retry-After` honoured); network errors are the
 //! caller's loop. Names are resolved by hickory, never through libc, because the agent is a static program.
+//!
+//! Calls go over a connection pool, or to a [`Service`] in the same process: sockets know only real time, and whoever
+//! simulates days in seconds needs a server that lives in the simulation's time.
 
 mod artifacts;
 mod error;
+mod service;
 mod transport;
 
 pub use artifacts::ArtifactError;
 pub use error::ClientError;
+pub use service::{Body, Service};
 
 use bytes::Bytes;
 use gitlab_api::{JobRequest, JobResponse, UpdateJob, headers, request_job, runner, trace, update_job};
@@ -31,7 +36,9 @@ pub struct ClientConfig {
 /// A connection pool to one GitLab.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// Makes requests, and carries them unless there is a service.
     http: reqwest::Client,
+    service: Option<Service>,
     base: String,
 }
 
@@ -85,12 +92,16 @@ impl Client {
     /// # Errors
     /// When the address or a certificate cannot be read.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
-        let address = config.url.trim_end_matches('/');
-        let address = address.strip_suffix("/ci").unwrap_or(address);
-        if !address.starts_with("http://") && !address.starts_with("https://") {
-            return Err(ClientError::Address(config.url.clone()));
-        }
-        Ok(Self { http: transport::pool(config)?, base: format!("{address}/api/v4") })
+        let base = base(config)?;
+        Ok(Self { http: transport::pool(config)?, service: None, base })
+    }
+
+    /// Hands every request to `service`, by the same rules for retries and time limits.
+    ///
+    /// # Errors
+    /// When the address cannot be read.
+    pub fn over(config: &ClientConfig, service: Service) -> Result<Self, ClientError> {
+        Ok(Self { http: service::builder()?, service: Some(service), base: base(config)? })
     }
 
     /// Asks for a job; the server may hold the request for most of a minute.
@@ -99,8 +110,8 @@ impl Client {
     /// [`ClientError::Forbidden`] when the token is not known.
     pub async fn request_job(&self, token: &Secret, request: &JobRequest) -> Result<Requested, ClientError> {
         let call = Call::new("POST", request_job::PATH);
-        let response =
-            transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request)).await?;
+        let make = || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request);
+        let response = self.send(&call, make).await?;
         let last_update = transport::header(&response, headers::LAST_UPDATE).map(str::to_owned);
         match response.status().as_u16() {
             204 => Ok(Requested { job: None, last_update }),
@@ -120,8 +131,8 @@ impl Client {
     pub async fn verify_runner(&self, token: &Secret, info: &runner::Info, system_id: &str) -> Result<bool, ClientError> {
         let call = Call::new("POST", "runners/verify");
         let body = serde_json::json!({"token": token.expose(), "system_id": system_id, "info": info});
-        let response =
-            transport::send(&call, || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body)).await?;
+        let make = || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body);
+        let response = self.send(&call, make).await?;
         match response.status().as_u16() {
             200 => Ok(true),
             403 => Ok(false),
@@ -137,7 +148,7 @@ impl Client {
         let call = Call::new("PUT", &update_job::path(id));
         let make =
             || self.http.put(call.url(&self.base)).timeout(transport::CALL).header(headers::JOB_TOKEN, token.expose()).json(body);
-        let response = transport::send(&call, make).await?;
+        let response = self.send(&call, make).await?;
         let hints = transport::hints(&response);
         let outcome = match response.status().as_u16() {
             200 => UpdateOutcome::Accepted,
@@ -170,7 +181,7 @@ impl Client {
             .header(headers::CONTENT_RANGE, trace::content_range(start, bytes.len()))
             .header("Content-Type", "text/plain")
             .body(bytes);
-        let response = transport::send_once(&call, request).await?;
+        let response = self.send_once(&call, request).await?;
         let hints = transport::hints(&response);
         let outcome = match response.status().as_u16() {
             200 | 202 => PatchOutcome::Accepted,
@@ -188,6 +199,15 @@ impl Client {
     fn post(&self, call: &Call) -> reqwest::RequestBuilder {
         self.http.post(call.url(&self.base)).timeout(transport::LONG_CALL)
     }
+}
+
+fn base(config: &ClientConfig) -> Result<String, ClientError> {
+    let address = config.url.trim_end_matches('/');
+    let address = address.strip_suffix("/ci").unwrap_or(address);
+    if !address.starts_with("http://") && !address.starts_with("https://") {
+        return Err(ClientError::Address(config.url.clone()));
+    }
+    Ok(format!("{address}/api/v4"))
 }
 
 /// Method and path of a call, for errors; never a token.
@@ -211,6 +231,13 @@ impl Call {
     }
 
     fn transport(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Transport { call: self.name(), source: source.without_url() }
+        if source.is_decode() {
+            return ClientError::Unreadable { call: self.name() };
+        }
+        self.lost(source.without_url())
+    }
+
+    fn lost(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Transport { call: self.name(), source: source.into() }
     }
 }

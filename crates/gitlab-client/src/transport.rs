@@ -1,6 +1,6 @@
 //! One pool, one retry rule, one way to read an answer.
 
-use crate::{Call, ClientConfig, ClientError, Hints};
+use crate::{Call, Client, ClientConfig, ClientError, Hints};
 use gitlab_api::headers;
 use job::RemoteState;
 use reqwest::{RequestBuilder, Response};
@@ -19,9 +19,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_INTERVAL: u64 = 15 * 60;
 const LONGEST_MESSAGE: usize = 300;
 
-pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
+/// TLS with these trust anchors.
+pub fn tls(roots: rustls::RootCertStore) -> rustls::ClientConfig {
     // A second call finds the provider installed, which is what we want.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let mut builder = reqwest::Client::builder().connect_timeout(CONNECT).user_agent(config.user_agent.clone());
     if let Some(pem) = &config.ca_pem {
@@ -31,7 +36,6 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
         use rustls::pki_types::pem::PemObject;
         roots.add_parsable_certificates(rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
     }
-    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     // A job token must not follow a redirect to another host.
     let same_host = reqwest::redirect::Policy::custom(|attempt| {
         let first = attempt.previous().first().and_then(|url| url.host_str());
@@ -41,30 +45,37 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
             attempt.stop()
         }
     });
-    builder.redirect(same_host).tls_backend_preconfigured(tls).build().map_err(ClientError::SetUp)
+    builder.redirect(same_host).tls_backend_preconfigured(tls(roots)).build().map_err(ClientError::SetUp)
 }
 
-/// Sends what `make` makes, again on short-lived trouble; the body is made anew for each try.
-pub async fn send(call: &Call, make: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
-    let mut wait = FIRST_WAIT;
-    for attempt in 1.. {
-        let response = send_once(call, make()).await?;
-        if attempt == TRIES || !is_short_lived(response.status().as_u16()) {
-            return Ok(response);
+impl Client {
+    /// Sends what `make` makes, again on short-lived trouble; the body is made anew for each try.
+    pub(crate) async fn send(&self, call: &Call, make: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+        let mut wait = FIRST_WAIT;
+        for attempt in 1.. {
+            let response = self.send_once(call, make()).await?;
+            if attempt == TRIES || !is_short_lived(response.status().as_u16()) {
+                return Ok(response);
+            }
+            let asked = header(&response, "Retry-After").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+            let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
+            let (name, status, pause_ms) = (call.name(), response.status().as_u16(), pause.as_millis());
+            tracing::debug!(call = name, status, pause_ms, "GitLab is busy");
+            tokio::time::sleep(pause).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
-        let asked = header(&response, "Retry-After").and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
-        tracing::debug!(call = call.name(), status = response.status().as_u16(), pause_ms = pause.as_millis(), "GitLab is busy");
-        tokio::time::sleep(pause).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        unreachable!("the loop above ends with its last try")
     }
-    unreachable!("the loop above ends with its last try")
-}
 
-/// Sends once: for calls whose caller has to know of every try, because one without an answer may have counted.
-pub async fn send_once(call: &Call, request: RequestBuilder) -> Result<Response, ClientError> {
-    let request_id = uuid::Uuid::new_v4().simple().to_string();
-    request.header(headers::REQUEST_ID, request_id).send().await.map_err(|source| call.transport(source))
+    /// Sends once: for calls whose caller has to know of every try, because one without an answer may have counted.
+    pub(crate) async fn send_once(&self, call: &Call, request: RequestBuilder) -> Result<Response, ClientError> {
+        let request_id = uuid::Uuid::new_v4().simple().to_string();
+        let request = request.header(headers::REQUEST_ID, request_id);
+        match &self.service {
+            None => request.send().await.map_err(|source| call.transport(source)),
+            Some(service) => service.carry(call, request).await,
+        }
+    }
 }
 
 fn is_short_lived(status: u16) -> bool {

@@ -1,4 +1,6 @@
 //! Pauses that double up to a limit, with jitter so that many callers do not come back at once.
+//!
+//! The chance is the thread's own generator, which a simulation seeds.
 
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ impl Backoff {
 
     /// The pause to make now: half of it certain, half by chance.
     pub fn pause(&mut self) -> Duration {
-        let pause = self.next.mul_f64(rand::random_range(0.5..=1.0));
+        let pause = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.next = (self.next * 2).min(self.longest);
         pause
     }

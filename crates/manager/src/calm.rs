@@ -4,15 +4,20 @@
 //! as much as a start. So it is left until no pod is on its way up, and never longer than [`LONGEST`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// A pod that cannot start must not keep those that have ended for long.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// How many pods are on their way up.
 #[derive(Debug, Default)]
-pub struct Calm(watch::Sender<usize>);
+pub struct Calm {
+    starting: AtomicUsize,
+    /// Wakes those that wait in the order in which they came.
+    calm: Notify,
+}
 
 /// A pod on its way up, until this is dropped.
 #[derive(Debug)]
@@ -21,21 +26,33 @@ pub struct Starting(Arc<Calm>);
 impl Calm {
     /// Counts a pod.
     pub fn starting(self: &Arc<Self>) -> Starting {
-        self.0.send_modify(|count| *count += 1);
+        self.starting.fetch_add(1, Ordering::SeqCst);
         Starting(self.clone())
     }
 
     /// Waits until no pod is on its way up, or long enough.
     pub async fn comes(&self) {
-        let mut count = self.0.subscribe();
-        // Too late is as good as calm; the sender is ours.
-        let _ = tokio::time::timeout(LONGEST, count.wait_for(|count| *count == 0)).await;
+        let calm = async {
+            loop {
+                let mut notice = std::pin::pin!(self.calm.notified());
+                // Listens from here on, so that a pod that comes up during the look is not missed.
+                notice.as_mut().enable();
+                if self.starting.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                notice.await;
+            }
+        };
+        // Too late is as good as calm.
+        let _ = tokio::time::timeout(LONGEST, calm).await;
     }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count -= 1);
+        if self.0.starting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.calm.notify_waiters();
+        }
     }
 }
 

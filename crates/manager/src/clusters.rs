@@ -96,6 +96,7 @@ impl Cluster {
         let (halt, stop, namespace) = (manager.halt.clone(), manager.stop.clone(), namespace.to_owned());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = halt.cancelled() => {},
                 () = stop.cancelled() => {},
                 () = watch::pods(hub, client, namespace, selector) => {}

@@ -153,6 +153,7 @@ async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
             }
         };
         tokio::select! {
+            biased;
             () = manager.stop.cancelled() => return false,
             () = tokio::time::sleep(pause) => {}
         }

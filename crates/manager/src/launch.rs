@@ -103,6 +103,7 @@ async fn wait_for_room(manager: &Manager, waiting: &mut Waiting<'_>, why: &str) 
         }
     }
     tokio::select! {
+        biased;
         () = manager.stop.cancelled() => Err(Unlaunched::LeftAlone),
         () = tokio::time::sleep(ROOM) => Ok(()),
     }

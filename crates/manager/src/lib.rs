@@ -55,6 +55,7 @@ mod wiring;
 pub use clusters::Clusters;
 pub use diagnose::{Cure, Diagnosis, Finding, diagnose};
 
+use gitlab_client::{Client, ClientConfig, ClientError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -79,8 +80,27 @@ pub struct Options {
     pub helper_image: String,
     /// Version, as jobs' logs and GitLab show it.
     pub version: String,
+    /// How GitLab is reached; by default over the network.
+    pub connect: Connect,
     /// Ends [`run`]: no more jobs are asked for, running pods are left alone.
     pub stop: CancellationToken,
+}
+
+/// Makes the client of a GitLab.
+#[derive(Clone)]
+pub struct Connect(Arc<dyn Fn(&ClientConfig) -> Result<Client, ClientError> + Send + Sync>);
+
+impl Connect {
+    /// By a function: GitLab is in the same process.
+    pub fn by(connect: impl Fn(&ClientConfig) -> Result<Client, ClientError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(connect))
+    }
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self::by(Client::new)
+    }
 }
 
 /// Why a manager cannot start.

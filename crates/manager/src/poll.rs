@@ -71,7 +71,7 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, turn: Durati
             }
             Err(error) => {
                 let pause = trouble.pause();
-                let error = without_content(&error);
+                let error = cluster::chain(&error);
                 tracing::warn!(runner.name = name, error, pause_ms = pause.as_millis(), "failed to ask for a job");
                 pause
             }
@@ -80,14 +80,6 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, turn: Durati
         if until_stop(manager, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
-    }
-}
-
-/// A payload that cannot be read holds tokens: what the parser repeats of it must not reach the log.
-fn without_content(error: &ClientError) -> String {
-    match error {
-        ClientError::Transport { call, source } if source.is_decode() => format!("{call}: an answer that cannot be read"),
-        other => cluster::chain(other),
     }
 }
 

@@ -68,6 +68,7 @@ async fn find(manager: &Manager, cluster: &Cluster, namespace: &str) -> Option<F
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         let error = tokio::select! {
+            biased;
             () = manager.stop.cancelled() => return None,
             listed = list(manager, cluster, namespace) => match listed {
                 Ok(found) => return Some(found),
@@ -77,6 +78,7 @@ async fn find(manager: &Manager, cluster: &Cluster, namespace: &str) -> Option<F
         let (hint, error) = (hint(&error), cluster::chain(&error));
         tracing::error!(namespace, error, hint, "failed to see what the cluster holds; no job is asked for until then");
         tokio::select! {
+            biased;
             () = manager.stop.cancelled() => return None,
             () = tokio::time::sleep(backoff.pause()) => {}
         }
@@ -190,6 +192,6 @@ fn runner_of(manager: &Manager, cluster: &Arc<Cluster>, namespace: &str, plan: &
     config.kubernetes.namespace = namespace.to_owned();
     config.kubernetes.image = settings.image.clone();
     let ca_pem = plan.coordinator.ca_pem.clone();
-    let client = wiring::gitlab(&config, ca_pem.clone(), &manager.version)?;
+    let client = wiring::gitlab(&manager.connect, &config, ca_pem.clone(), &manager.version)?;
     Ok(Arc::new(RunnerSide::new(config, cluster.clone(), (client, ca_pem), 1)))
 }

@@ -150,6 +150,7 @@ async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Re
             return Ok(last);
         }
         tokio::select! {
+            biased;
             () = manager.stop.cancelled() => return Err(Unlaunched::LeftAlone),
             () = following.changed() => continue,
             () = tokio::time::sleep(LOOK) => {}

@@ -159,7 +159,7 @@ async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Followin
     // There is room for the next job: this one runs no more, or is taken away now.
     drop(slot);
     if matches!(end, End::Reported | End::Unreported(_)) {
-        tokio::select! { () = manager.calm.comes() => {}, () = manager.stop.cancelled() => {} }
+        tokio::select! { biased; () = manager.calm.comes() => {}, () = manager.stop.cancelled() => {} }
     }
     Box::pin(finish::clean(&job)).await;
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as start_watcher};
 use kube::{Api, Client};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -30,7 +30,7 @@ type Key = (String, String);
 /// Who follows which pod.
 #[derive(Default)]
 pub struct Hub {
-    followers: Mutex<HashMap<Key, watch::Sender<Seen>>>,
+    followers: Mutex<BTreeMap<Key, watch::Sender<Seen>>>,
 }
 
 /// One pod's states; ends its entry in the hub when dropped.
@@ -73,7 +73,7 @@ impl Hub {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, watch::Sender<Seen>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, watch::Sender<Seen>>> {
         self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

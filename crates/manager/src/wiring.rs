@@ -2,7 +2,7 @@
 
 use crate::calm::Calm;
 use crate::clusters::Cluster;
-use crate::{Error, Options, authority};
+use crate::{Connect, Error, Options, authority};
 use agent_contract::names;
 use gitlab_api::{Features, Info};
 use gitlab_client::{Client, ClientConfig};
@@ -25,6 +25,8 @@ pub struct Manager {
     pub helper_image: String,
     /// Version of the manager.
     pub version: String,
+    /// How GitLab is reached.
+    pub connect: Connect,
     /// One per `[[runners]]` entry.
     pub runners: Vec<Arc<RunnerSide>>,
     /// Room for jobs over all runners (`concurrent`).
@@ -65,7 +67,7 @@ impl Manager {
         // Boxed, because the wrapper would hold its place twice.
         let (halt, task) = (self.halt.clone(), Box::pin(task));
         self.tasks.spawn(async move {
-            tokio::select! { () = halt.cancelled() => {}, () = task => {} }
+            tokio::select! { biased; () = halt.cancelled() => {}, () = task => {} }
         });
     }
 
@@ -154,7 +156,7 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         .zip(of_runners)
         .map(|(config, cluster)| {
             let ca_pem = authority::of(&config)?;
-            let client = gitlab(&config, ca_pem.clone(), &options.version)?;
+            let client = gitlab(&options.connect, &config, ca_pem.clone(), &options.version)?;
             Ok(Arc::new(RunnerSide::new(config, clusters[cluster].clone(), (client, ca_pem), concurrent)))
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -169,6 +171,7 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
         owner,
         helper_image: options.helper_image,
         version: options.version,
+        connect: options.connect,
         runners,
         room: Arc::new(Semaphore::new(concurrent)),
         check_interval: options.config.check_interval,
@@ -180,13 +183,13 @@ pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
 }
 
 /// The GitLab of an entry.
-pub fn gitlab(config: &runner_config::Runner, ca_pem: Option<String>, version: &str) -> Result<Client, Error> {
+pub fn gitlab(connect: &Connect, config: &runner_config::Runner, ca_pem: Option<String>, version: &str) -> Result<Client, Error> {
     let client = ClientConfig {
         url: config.url.clone(),
         ca_pem,
         user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
     };
-    Client::new(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })
+    (connect.0)(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })
 }
 
 impl RunnerSide {

@@ -66,6 +66,7 @@ impl Started {
             system_id: "s_local".to_owned(),
             helper_image: node::HELPER_IMAGE.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            connect: manager::Connect::default(),
             stop: stop.clone(),
         }));
         Ok(Self { coordinator, pipeline, node, sha: snapshot.sha.clone(), stop, manager, server })

@@ -83,6 +83,7 @@ impl Parts {
             system_id: "s_test".to_owned(),
             helper_image: node::HELPER_IMAGE.to_owned(),
             version: "test".to_owned(),
+            connect: manager::Connect::default(),
             stop: stop.clone(),
         }));
         Self { coordinator, client, node, stop, manager, server, work }

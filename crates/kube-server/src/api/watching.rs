@@ -48,6 +48,7 @@ pub fn watch(store: &Store, request: &Request) -> Result<Response, ApiError> {
                 }
             }
             let next = tokio::select! {
+                biased;
                 () = &mut deadline => return,
                 () = sender.closed() => return,
                 _ = ticks.tick(), if bookmarks && announced && first_left == 0 => line(&bookmark(kind, events.version(), false)),

@@ -155,6 +155,7 @@ impl Bench {
             system_id: "s_test".to_owned(),
             helper_image: "gantry-helper".to_owned(),
             version: "1.2.3".to_owned(),
+            connect: manager::Connect::default(),
             stop: stop.clone(),
         };
         Running { stop, task: tokio::spawn(manager::run(options)) }
@@ -178,6 +179,7 @@ impl Bench {
             system_id: "s_test".to_owned(),
             helper_image: "gantry-helper".to_owned(),
             version: "1.2.3".to_owned(),
+            connect: manager::Connect::default(),
             stop: stop.clone(),
         };
         Running { stop, task: tokio::spawn(manager::run(options)) }

@@ -1,0 +1,9 @@
+//! `cargo xtask sim`: builds the simulation and plays seeds with the rest of the arguments.
+
+use crate::{cargo, run};
+use anyhow::Result;
+
+/// Builds, and plays.
+pub fn main(words: &[String]) -> Result<()> {
+    run(cargo().args(["run", "--locked", "--package", "sim", "--"]).args(words))
+}
