@@ -200,6 +200,7 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String)
             cancel_grace_seconds: 0,
             final_update_tries: FINAL_UPDATE_TRIES,
             warnings: pod_spec::warnings(&job, config),
+            ..Settings::default()
         },
         job,
     }
