@@ -132,7 +132,7 @@ impl Play<'_> {
 
     fn trace(&self, job: &JobState) -> Result<String> {
         let bytes = self.gitlab.coordinator.read_trace(job.id, 0, usize::MAX >> 8)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(String::from_utf8_lossy(&coordinator::log::without_stamps(&bytes)).into_owned())
     }
 
     async fn steps(&mut self) -> Result<()> {

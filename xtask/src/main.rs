@@ -7,6 +7,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod setup;
 mod sim;
@@ -27,6 +28,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   image    gantry's own images and those for tests, as OCI layouts in target/images
   bench    the benchmark: any runner beside any other, and managers at scale (bench --help)
   sim      the manager in virtual time, with seeded faults (sim --help)
+  fuzz     broken inputs for whatever reads foreign bytes: --seconds N (60 for each target), TARGET…
   tidy     the rules of this repository alone";
 
 fn main() -> Result<()> {
@@ -39,6 +41,7 @@ fn main() -> Result<()> {
         "image" => image::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         "cluster" => cluster::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "e2e" => e2e::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "fuzz" => fuzz::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "bench" => bench::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "sim" => sim::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => tidy::check(),

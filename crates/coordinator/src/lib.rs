@@ -20,6 +20,8 @@ mod tokens;
 mod traces;
 
 pub use error::Error;
+/// How traces read.
+pub use gitlab_api::log;
 pub use job::JobId;
 pub use pipelines::{
     Commit, JobState, NewPipeline, PipelineContext, PipelineId, PipelineState, ProjectId, ProjectVariable, User,

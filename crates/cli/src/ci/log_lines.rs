@@ -1,9 +1,10 @@
 //! Traces as lines for people: `job │ line`, in the order they come.
 //!
 //! A trace is bytes cut anywhere. Lines are held back until they are whole, per job and bounded; GitLab's section
-//! markers are for its web page and are left out; a carriage return rewrites the line, so only what stands behind the
-//! last one is shown.
+//! markers are for its web page and are left out, and so are the stamps of lines; a carriage return rewrites the line, so
+//! only what stands behind the last one is shown. A stamped line that ends in one may go on in the next.
 
+use coordinator::log::parse_stamp;
 use std::collections::HashMap;
 
 /// Longest piece of a line that is held back; a longer line is shown in pieces.
@@ -13,7 +14,16 @@ const MAX_HELD: usize = 8 * 1024;
 pub struct LogLines {
     width: usize,
     color: bool,
-    held: HashMap<String, Vec<u8>>,
+    held: HashMap<String, Held>,
+}
+
+/// What of a job is not shown yet.
+#[derive(Default)]
+struct Held {
+    /// Of a line that may go on, without its stamp.
+    begun: Vec<u8>,
+    /// Of a line that is not whole.
+    bytes: Vec<u8>,
 }
 
 impl LogLines {
@@ -28,22 +38,37 @@ impl LogLines {
         let mut held = self.held.remove(job).unwrap_or_default();
         let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            held.extend_from_slice(piece);
-            if held.ends_with(b"\n") || held.len() > MAX_HELD {
-                lines.extend(self.line(job, &held));
-                held.clear();
+            held.bytes.extend_from_slice(piece);
+            if held.bytes.ends_with(b"\n") || held.bytes.len() > MAX_HELD {
+                self.take(job, &mut held, &mut lines);
             }
         }
-        if !held.is_empty() {
-            self.held.insert(job.to_owned(), held);
-        }
+        self.held.insert(job.to_owned(), held);
         lines
     }
 
     /// What is left of `job` when it has ended.
     pub fn finish(&mut self, job: &str) -> Option<String> {
-        let held = self.held.remove(job)?;
-        self.line(job, &held)
+        let Held { mut begun, bytes } = self.held.remove(job)?;
+        begun.extend(bytes);
+        if begun.is_empty() { None } else { self.line(job, &begun) }
+    }
+
+    /// Turns a line that is whole into what is shown, or keeps it when it is stamped and may go on.
+    fn take(&self, job: &str, held: &mut Held, lines: &mut Vec<String>) {
+        let bytes = std::mem::take(&mut held.bytes);
+        let stamped = parse_stamp(&bytes);
+        let text = stamped.map_or(bytes.as_slice(), |stamped| stamped.text);
+        if !stamped.is_some_and(|stamped| stamped.continues) && !held.begun.is_empty() {
+            lines.extend(self.line(job, &std::mem::take(&mut held.begun)));
+        }
+        held.begun.extend_from_slice(text);
+        let rewritten = text.ends_with(b"\r\n") || text.ends_with(b"\r\x1b[0K\n");
+        if stamped.is_some() && rewritten && held.begun.len() < MAX_HELD {
+            held.begun.pop();
+        } else {
+            lines.extend(self.line(job, &std::mem::take(&mut held.begun)));
+        }
     }
 
     fn line(&self, job: &str, bytes: &[u8]) -> Option<String> {
@@ -112,6 +137,23 @@ mod tests {
         let text = "section_start:17:get_sources\r\x1b[0K\x1b[36;1mGetting source\x1b[0;m\nsection_end:18:get_sources\r\x1b[0K\n10%\r100%\n";
         assert_eq!(lines(&[text]), ["a     │ Getting source", "a     │ 100%"]);
         assert_eq!(lines(&["say section_start: please\n"]), ["a     │ say section_start: please"]);
+    }
+
+    #[test]
+    fn stamps_are_not_shown_and_lines_that_go_on_are_one() {
+        let stamped = |mark: &str, text: &str| format!("2026-11-24T22:46:05.123456Z 00O{mark}{text}\n");
+        let trace = [
+            stamped(" ", "section_start:17:x\r\x1b[0K"),
+            stamped("+", "\x1b[36;1mtitle\x1b[0;m"),
+            stamped(" ", "10%\r"),
+            stamped("+", "100%"),
+            stamped(" ", "windows\r"),
+            stamped(" ", "section_end:18:x\r\x1b[0K"),
+        ];
+        assert_eq!(lines(&[&trace.concat()]), ["a     │ title", "a     │ 100%", "a     │ windows"]);
+        let bytes: Vec<String> = trace.concat().chars().map(String::from).collect();
+        let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
+        assert_eq!(lines(&bytes), ["a     │ title", "a     │ 100%", "a     │ windows"]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl<'a> GitLab<'a> {
 
     pub fn trace(&self, pipeline: PipelineId) -> String {
         let bytes = self.coordinator.read_trace(self.state(pipeline).id, 0, usize::MAX >> 8).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&coordinator::log::without_stamps(&bytes)).into_owned()
     }
 
     /// Waits until the job has printed a line of its own.

@@ -118,7 +118,7 @@ impl Parts {
     /// The trace of the first job of a pipeline.
     pub fn trace(&self, pipeline: PipelineId) -> String {
         let bytes = self.coordinator.read_trace(self.job(pipeline).id, 0, 1024 * 1024).unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&coordinator::log::without_stamps(&bytes)).into_owned()
     }
 
     /// Waits until `text` is in the trace of the first job, and answers the trace.
