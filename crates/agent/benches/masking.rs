@@ -1,6 +1,6 @@
 //! How fast logs are masked, by how many secrets there are, beside copying the same bytes.
 //!
-//! Prints MB/s and the ratio to the run without secrets for each kind of log; the secrets are masked in all their
+//! Prints MB/s of processor time and the ratio to the run without secrets for each kind of log; the secrets are masked in all their
 //! forms, and the log has some of them. Nothing is asserted: the goal (500 MB/s a core, flat from 0 to 1,000 secrets)
 //! stands in the design.
 //!
@@ -13,7 +13,7 @@ use agent::log::patterns::{Patterns, TOKEN, TOKENS};
 use gitlab_api::log::Stream;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of each log.
 const SIZE: usize = 32 * 1024 * 1024;
@@ -64,11 +64,17 @@ fn main() {
 
 fn best(run: impl Fn()) -> Duration {
     let rounds = (0..ROUNDS).map(|_| {
-        let begun = Instant::now();
+        let begun = on_processor();
         run();
-        begun.elapsed()
+        on_processor() - begun
     });
     rounds.min().unwrap_or_default()
+}
+
+/// Time that this thread had a processor: a busy machine must not look like slow code.
+fn on_processor() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or_default())
 }
 
 fn speed(time: Duration) -> f64 {
