@@ -83,6 +83,7 @@ fn options(world: &World, who: &str, index: u32, stop: CancellationToken) -> man
     let (of_gitlab, name) = (world.clone(), who.to_owned());
     manager::Options {
         config,
+        changes: None,
         clusters: manager::Clusters::one("sim", api::client(world, who)),
         system_id: format!("s_sim{index}"),
         helper_image: "gantry-helper".to_owned(),

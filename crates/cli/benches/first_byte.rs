@@ -56,6 +56,7 @@ async fn measure(directory: &Path, sha: String) -> anyhow::Result<()> {
     let token = coordinator.register_runner("bench")?;
     let manager = tokio::spawn(manager::run(manager::Options {
         config: config(&format!("http://{address}"), token),
+        changes: None,
         clusters: manager::Clusters::one("bench", client),
         system_id: "s_bench".to_owned(),
         helper_image: node::HELPER_IMAGE.to_owned(),

@@ -68,6 +68,12 @@ pub struct CiArguments {
 
 /// Arguments of `gantry run`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The configuration is read again when it has changed (looked at every 3 s) and on SIGHUP: new jobs follow it, \
+jobs that run go on as they began, and a file that cannot be used is told and changes nothing.\n\n\
+SIGTERM, SIGQUIT and SIGINT end the manager within 5 s: it asks for no more jobs, and its pods go on by themselves until the \
+next manager takes them over. A second signal, at least a second later, ends it at once."
+)]
 pub struct RunArguments {
     /// Configuration file, GitLab Runner's config.toml
     #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]

@@ -2,15 +2,22 @@
 //!
 //! `host` with its certificates or a token; else what the user named (`context`, or a file in `KUBECONFIG`); else the
 //! service account of the pod this program runs in; else `~/.kube/config`. `bearer_token` takes the place of whatever
-//! else says who we are. Entries with the same connection share one client. A service account's token is read again from
+//! else says who we are. Entries with the same connection share one client. Where only what says who we
+//! are has changed in the file, what runs goes on with the new credentials. A service account's token is read again from
 //! its file as it changes, by the client.
 
 use anyhow::{Context, Result};
+use axum::http::{Request, Response};
+use kube::client::Body;
 use kube::config::{
     AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError, NamedAuthInfo, NamedCluster, NamedContext,
 };
 use manager::Clusters;
-use runner_config::{Config, Kubernetes};
+use runner_config::{Config, Kubernetes, Runner};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use tower::Service;
 use tower::limit::ConcurrencyLimitLayer;
 
 /// Environment variable that names the file with the cluster's address.
@@ -27,37 +34,102 @@ const NAME: &str = "config.toml";
 #[derive(Clone, PartialEq, Eq)]
 struct Key([String; 6]);
 
-/// The clusters of all entries.
-///
-/// # Errors
-/// When one cannot be used, with the entry's name.
-pub async fn clusters(config: &Config) -> Result<Clusters> {
-    let (mut keys, mut known, mut of_runners) = (Vec::new(), Vec::new(), Vec::new());
-    for runner in &config.runners {
-        let key = Key::of(&runner.kubernetes);
-        let index = match keys.iter().position(|one| *one == key) {
-            Some(index) => index,
-            None => {
-                let config = connection(&runner.kubernetes).await.with_context(|| format!("runner \"{}\"", runner.name))?;
-                let name = config.cluster_url.to_string();
-                let client = kube::client::ClientBuilder::try_from(config)
-                    .with_context(|| format!("runner \"{}\": failed to use the Kubernetes cluster {name}", runner.name))?
-                    .with_layer(&ConcurrencyLimitLayer::new(AT_ONCE))
-                    .build();
-                keys.push(key);
-                known.push((name, client));
-                known.len() - 1
+/// The connections of all configurations so far. None is ever taken away: jobs may still be there.
+#[derive(Default)]
+pub struct Connections {
+    known: Vec<(Key, String, Current)>,
+}
+
+/// A client that another may take the place of, with newer credentials for the same cluster.
+#[derive(Clone)]
+struct Current(Arc<Mutex<kube::Client>>);
+
+impl Connections {
+    /// The clusters of all entries: those of before and then new ones.
+    ///
+    /// # Errors
+    /// When one cannot be used, with the entry's name; then everything is as before.
+    pub async fn of(&mut self, config: &Config) -> Result<Clusters> {
+        let mut made: Vec<(Key, String, kube::Client)> = Vec::new();
+        for runner in &config.runners {
+            let key = Key::of(&runner.kubernetes);
+            let is_known = self.known.iter().any(|(one, ..)| *one == key) || made.iter().any(|(one, ..)| *one == key);
+            if !is_known {
+                let (name, client) = connect(runner).await?;
+                made.push((key, name, client));
             }
-        };
-        of_runners.push(index);
+        }
+        let keys: Vec<_> = config.runners.iter().map(|runner| Key::of(&runner.kubernetes)).collect();
+        for (key, name, client) in made {
+            self.add(&keys, key, name, client);
+        }
+        let clients = self.known.iter().map(|(_, name, current)| (name.clone(), current.client()));
+        let index = |key: &Key| self.known.iter().position(|(one, ..)| one == key).unwrap_or_default();
+        Ok(Clusters::several(clients.collect(), keys.iter().map(index).collect()))
     }
-    Ok(Clusters::several(known, of_runners))
+
+    /// One that nobody uses any more in that way and that leads to the same cluster goes on with the new credentials.
+    fn add(&mut self, used: &[Key], key: Key, name: String, client: kube::Client) {
+        let same = self.known.iter_mut().find(|(one, ..)| one.place() == key.place() && !used.contains(one));
+        match same {
+            Some((known, _, current)) => {
+                *known = key;
+                current.set(client);
+            }
+            None => self.known.push((key, name, Current(Arc::new(Mutex::new(client))))),
+        }
+    }
+}
+
+async fn connect(runner: &Runner) -> Result<(String, kube::Client)> {
+    let config = connection(&runner.kubernetes).await.with_context(|| format!("runner \"{}\"", runner.name))?;
+    let name = config.cluster_url.to_string();
+    let client = kube::client::ClientBuilder::try_from(config)
+        .with_context(|| format!("runner \"{}\": failed to use the Kubernetes cluster {name}", runner.name))?
+        .with_layer(&ConcurrencyLimitLayer::new(AT_ONCE))
+        .build();
+    Ok((name, client))
+}
+
+impl Current {
+    fn client(&self) -> kube::Client {
+        let namespace = self.get().default_namespace().to_owned();
+        kube::Client::new(self.clone(), namespace)
+    }
+
+    fn get(&self) -> kube::Client {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, client: kube::Client) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+}
+
+impl Service<Request<Body>> for Current {
+    type Response = Response<Body>;
+    type Error = kube::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let client = self.get();
+        Box::pin(async move { client.send(request).await })
+    }
 }
 
 impl Key {
     fn of(kubernetes: &Kubernetes) -> Self {
         let Kubernetes { host, context, cert_file, key_file, ca_file, bearer_token, .. } = kubernetes;
         Self([host, context, cert_file, key_file, ca_file, bearer_token].map(Clone::clone))
+    }
+
+    /// What says which cluster it is.
+    fn place(&self) -> &[String] {
+        &self.0[..2]
     }
 }
 
@@ -134,7 +206,7 @@ fn without_content(error: &KubeconfigError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{clusters, connection};
+    use super::{Connections, connection};
 
     fn config(first: &str, second: &str) -> runner_config::Config {
         let entry = |name: &str, keys: &str| {
@@ -152,7 +224,9 @@ mod tests {
         assert_eq!(config.cluster_url.to_string(), "http://api.example:6443/");
         assert!(config.auth_info.token.is_some() && !format!("{config:?}").contains("hunter22"));
         let missing = "host = \"api.example\"\ncert_file = \"/nowhere/c\"\nkey_file = \"/nowhere/k\"\nca_file = \"/nowhere/a\"";
-        let Err(error) = clusters(&super::tests::config(missing, "")).await else { panic!("there are no such files") };
+        let Err(error) = Connections::default().of(&super::tests::config(missing, "")).await else {
+            panic!("there are no such files")
+        };
         let told = format!("{error:#}");
         assert!(told.contains("runner \"one\"") && told.contains("/nowhere/"), "{told}");
     }

@@ -11,3 +11,4 @@ pub mod connection;
 pub mod local_node;
 pub mod manager_run;
 pub mod rbac;
+pub mod reload;

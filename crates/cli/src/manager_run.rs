@@ -1,14 +1,21 @@
 //! `gantry run`: the manager, for as long as nobody stops it.
+//!
+//! What runs outlives it, so a signal has nothing to wait for: it is over within seconds, whatever runs.
 
 use crate::arguments::{EXIT_INTERRUPTED, RunArguments};
-use crate::connection;
+use crate::connection::Connections;
+use crate::reload::{self, Hangups, Watched};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Name of the file that keeps this manager's id, beside the configuration (GitLab Runner's own).
 const SYSTEM_ID_FILE: &str = ".runner_system_id";
+/// A supervisor, a terminal and a wrapper may each pass on what is one wish: signals this close together are one.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Runs the manager.
 ///
@@ -16,37 +23,32 @@ const SYSTEM_ID_FILE: &str = ".runner_system_id";
 /// When the configuration cannot be used or Kubernetes cannot be reached.
 pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let path = &arguments.config;
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    let parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
-    let format = if parsed.config.log_format == "json" { telemetry::Format::Json } else { telemetry::Format::Text };
-    telemetry::start(level(&parsed.config.log_level)?, format)?;
-    for warning in &parsed.warnings {
-        tracing::warn!(file = %path.display(), line = warning.line, "{}", warning.message);
-    }
+    let (watched, warnings) = Watched::open(path)?;
+    let config = watched.config();
+    let format = if config.log_format == "json" { telemetry::Format::Json } else { telemetry::Format::Text };
+    telemetry::start(level(&config.log_level)?, format)?;
+    reload::tell(path, &warnings);
     let system_id = system_id(&path.with_file_name(SYSTEM_ID_FILE))?;
     super::ci::install_crypto();
     let runtime = tokio::runtime::Runtime::new().context("failed to start")?;
-    let ended = runtime.block_on(manage(parsed.config, system_id));
+    let ended = runtime.block_on(manage(watched, system_id));
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn manage(config: runner_config::Config, system_id: String) -> Result<()> {
-    let clusters = connection::clusters(&config).await?;
+async fn manage(watched: Watched, system_id: String) -> Result<()> {
+    let hangups = Hangups::new()?;
+    let mut connections = Connections::default();
     let stop = CancellationToken::new();
-    let mut signals = Signals::new()?;
-    let stopper = stop.clone();
-    tokio::spawn(async move {
-        signals.next().await;
-        tracing::info!("stopping: no more jobs are asked for, running pods go on by themselves");
-        stopper.cancel();
-        signals.next().await;
-        tracing::warn!("stopped at once; what was left half done is gone on with at the next start");
-        std::process::exit(EXIT_INTERRUPTED.into());
-    });
+    tokio::spawn(end_on_signals(Signals::new()?, stop.clone()));
+    let config = watched.config().clone();
+    let clusters = tokio::select! { clusters = connections.of(&config) => clusters?, () = stop.cancelled() => return Ok(()) };
+    let (sender, changes) = mpsc::channel(1);
+    tokio::spawn(reload::watch(watched, connections, hangups, sender));
     let options = manager::Options {
         config,
+        changes: Some(changes),
         clusters,
         system_id,
         helper_image: node::HELPER_IMAGE.to_owned(),
@@ -55,6 +57,23 @@ async fn manage(config: runner_config::Config, system_id: String) -> Result<()> 
         stop,
     };
     manager::run(options).await.context("the manager stopped")
+}
+
+/// The first signal stops the manager in peace, which takes seconds; another one ends it at once.
+async fn end_on_signals(mut signals: Signals, stop: CancellationToken) {
+    signals.next().await;
+    // Before the log is written, which may take long where nobody reads it.
+    stop.cancel();
+    tracing::info!("stopping: no more jobs are asked for, running pods go on by themselves");
+    let first = Instant::now();
+    loop {
+        signals.next().await;
+        if first.elapsed() > SAME_SIGNAL {
+            break;
+        }
+    }
+    tracing::warn!("stopped at once; what was left half done is gone on with at the next start");
+    std::process::exit(EXIT_INTERRUPTED.into());
 }
 
 /// What ends a manager.

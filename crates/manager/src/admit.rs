@@ -1,5 +1,6 @@
 //! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
 
+use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
@@ -8,7 +9,6 @@ use job::{FailureReason, Job, JobId, Secret, Variable};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// How many tries the agent's final update has (row "job_status_final_update_retry_limit").
 const FINAL_UPDATE_TRIES: u32 = 10;
@@ -19,22 +19,21 @@ const MASKED: &str = "[MASKED]";
 /// Room for one job.
 #[derive(Default)]
 pub struct Slot {
-    _of_runner: Option<OwnedSemaphorePermit>,
-    _of_all: Option<OwnedSemaphorePermit>,
+    _of_runner: Option<Place>,
+    _of_all: Option<Place>,
 }
 
 impl Slot {
     /// Waits for room.
     pub async fn take(manager: &Manager, runner: &RunnerSide) -> Self {
         // The entry's own room first: who waits for it must not keep room from other entries.
-        let _of_runner = runner.room.clone().acquire_owned().await.ok();
-        let _of_all = manager.room.clone().acquire_owned().await.ok();
-        Self { _of_runner, _of_all }
+        let of_runner = runner.lane.room.take().await;
+        Self { _of_runner: Some(of_runner), _of_all: Some(manager.room.take().await) }
     }
 
     /// Takes what room there is, for a job that runs already.
     pub fn take_what_is_left(manager: &Manager, runner: &RunnerSide) -> Self {
-        Self { _of_runner: runner.room.clone().try_acquire_owned().ok(), _of_all: manager.room.clone().try_acquire_owned().ok() }
+        Self { _of_runner: runner.lane.room.try_take(), _of_all: manager.room.try_take() }
     }
 }
 

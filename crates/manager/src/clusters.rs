@@ -23,16 +23,19 @@ impl Clusters {
         Self { known: vec![(name.to_owned(), client)], of_runners: Vec::new() }
     }
 
-    /// All clusters with their names, and for each entry, in the order of the configuration, the index of its own.
+    /// All clusters with their names, and for each entry, in the order of the configuration, the index of its own. Where
+    /// they take the place of others, the first ones are those.
     pub fn several(known: Vec<(String, kube::Client)>, of_runners: Vec<usize>) -> Self {
         Self { known, of_runners }
     }
 
-    /// Each cluster, and the index of each entry's.
-    pub(crate) fn open(self, runners: usize) -> (Vec<Arc<Cluster>>, Vec<usize>) {
-        let last = self.known.len().saturating_sub(1);
+    /// Each cluster, of which some are known already, and the index of each entry's.
+    pub(crate) fn open(self, before: &[Arc<Cluster>], runners: usize) -> (Vec<Arc<Cluster>>, Vec<usize>) {
+        let new = self.known.into_iter().skip(before.len()).map(|(name, client)| Arc::new(Cluster::new(name, client)));
+        let all: Vec<_> = before.iter().cloned().chain(new).collect();
+        let last = all.len().saturating_sub(1);
         let of_runners = (0..runners).map(|runner| self.of_runners.get(runner).copied().unwrap_or(0).min(last)).collect();
-        (self.known.into_iter().map(|(name, client)| Arc::new(Cluster::new(name, client))).collect(), of_runners)
+        (all, of_runners)
     }
 }
 
@@ -71,6 +74,11 @@ impl Cluster {
         Features { image_volumes: known.image_volumes && !self.no_image_volumes.load(Ordering::Relaxed), ..known }
     }
 
+    /// Whether the cluster was asked what it offers.
+    pub fn is_known(&self) -> bool {
+        self.features.get().is_some()
+    }
+
     /// Keeps what the cluster answered.
     pub fn keep(&self, features: Features) {
         let _ = self.features.set(features);
@@ -79,6 +87,11 @@ impl Cluster {
     /// From now on no volume is an image.
     pub fn give_up_image_volumes(&self) {
         self.no_image_volumes.store(true, Ordering::Relaxed);
+    }
+
+    /// Every namespace whose pods are watched.
+    pub fn watched(&self) -> BTreeSet<String> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the pods of a namespace are watched.

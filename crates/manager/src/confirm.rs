@@ -51,7 +51,7 @@ pub async fn confirm(manager: &Manager, job: &Tracked, since: Since) -> Confirme
     let (begun, mut backoff) = (Instant::now(), Backoff::new(Duration::from_millis(250), Duration::from_secs(10)));
     let body = running(manager, job);
     loop {
-        match job.runner.gitlab.update_job(job.id, &job.token, &body).await {
+        match job.runner.gitlab().update_job(job.id, &job.token, &body).await {
             Ok((UpdateOutcome::Gone, _)) => return forgotten(job, "GitLab has taken the job back"),
             Ok((_, hints)) if hints.remote.is_final() => return forgotten(job, "the job was cancelled before it began"),
             Ok((_, hints)) => {

@@ -145,8 +145,18 @@ pub fn conditions(pod: &Pod) -> Vec<(String, String)> {
     list
 }
 
+/// The node that a pod was given to and whose kubelet has not said a word of it.
+pub fn silent_node(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let is_silent = status.start_time.is_none() && status.container_statuses.is_none();
+    pod.spec.as_ref()?.node_name.as_deref().filter(|_| is_silent)
+}
+
 /// Why a pod does not run yet, in a sentence.
 pub fn why_it_waits(pod: &Pod) -> Option<String> {
+    if let Some(node) = silent_node(pod) {
+        return Some(format!("its node {node} does not answer"));
+    }
     let status = pod.status.as_ref()?;
     let waiting = |one: &ContainerStatus| {
         let waiting = state(one).waiting?;

@@ -6,7 +6,6 @@
 use crate::backoff::Backoff;
 use crate::cluster::{self, CallError};
 use crate::clusters::Cluster;
-use crate::wiring::Manager;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::PostParams;
@@ -24,9 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Asks a cluster; comes back when it has answered.
-pub async fn ask(manager: &Manager, cluster: &Cluster) {
+pub async fn ask(cluster: &Cluster, home: &str) {
     let minor = version(cluster).await;
-    let tried = minor >= IMAGE_VOLUMES && image_volumes(cluster, manager.home(cluster)).await;
+    let tried = minor >= IMAGE_VOLUMES && image_volumes(cluster, home).await;
     let features = Features { minor, image_volumes: tried };
     cluster.keep(features);
     if minor == 0 {

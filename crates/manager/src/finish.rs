@@ -187,7 +187,7 @@ impl Report<'_> {
             output,
             ..UpdateJob::default()
         };
-        let (outcome, hints) = self.job.runner.gitlab.update_job(self.job.id, &self.job.token, &body).await?;
+        let (outcome, hints) = self.job.runner.gitlab().update_job(self.job.id, &self.job.token, &body).await?;
         match outcome {
             UpdateOutcome::Accepted | UpdateOutcome::Gone => Ok(None),
             UpdateOutcome::StillChecking if self.checks >= CHECKS => Ok(None),

@@ -6,8 +6,9 @@
 use crate::admit::Tracked;
 use crate::calm::Starting;
 use crate::cluster;
-use crate::diagnose::{self, Diagnosis, Finding};
+use crate::diagnose::{self, Cure, Diagnosis, Finding};
 use crate::launch;
+use crate::trace::Writer;
 use crate::waiting::{Heard, Waiting};
 use crate::watch::{Following, Seen};
 use crate::wiring::Manager;
@@ -23,6 +24,8 @@ use tokio::time::Instant;
 const DOUBT: Duration = Duration::from_secs(5);
 /// A deleted pod whose node is alive is gone by its grace period and this.
 const LEAVING: Duration = Duration::from_secs(60);
+/// A job whose node does not say that its pod has ended goes on as long as its log has grown in this time.
+const SILENCE: Duration = Duration::from_secs(300);
 /// Kubernetes' grace where a pod names none.
 const DEFAULT_GRACE: i64 = 30;
 /// Beyond the job's timeout, the agent's reporting and Kubernetes' own deadline: nobody is there any more.
@@ -83,6 +86,8 @@ struct Follower<'a> {
     gone_by: Option<Instant>,
     /// When to ask again whether a missing pod is gone.
     doubt: Option<Instant>,
+    /// How long the log was when the pod was overdue.
+    log: Option<u64>,
 }
 
 impl<'a> Follower<'a> {
@@ -97,6 +102,7 @@ impl<'a> Follower<'a> {
             starting: Some(manager.calm.starting()),
             gone_by: None,
             doubt: None,
+            log: None,
         }
     }
 
@@ -179,6 +185,11 @@ impl<'a> Follower<'a> {
     async fn alarm(&mut self) -> Option<End> {
         let now = Instant::now();
         let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if late(self.gone_by)
+            && let Some(heard) = self.listen().await
+        {
+            return heard;
+        }
         if late(self.gone_by) || late(self.doubt) {
             return self.judge().await.or_else(|| {
                 // Not to come back at once while the cluster cannot be asked.
@@ -199,12 +210,39 @@ impl<'a> Follower<'a> {
         None
     }
 
+    /// Whether the agent of an overdue pod still speaks to GitLab: without its kubelet a container goes on. `None` when
+    /// it does not.
+    async fn listen(&mut self) -> Option<Option<End>> {
+        let pod = self.seen.pod.as_ref()?;
+        if self.seen.deleted || !diagnose::is_up(pod) || diagnose::agent_is_over(pod) {
+            return None;
+        }
+        match Writer::new(self.job).length().await {
+            Ok(None) => return Some(Some(End::Unwanted)),
+            Ok(Some(length)) if self.log == Some(length) => return None,
+            Ok(length) => self.log = length,
+            Err(error) => {
+                let error = cluster::chain(&error);
+                tracing::warn!(
+                    job.id = self.job.id,
+                    pod.name = self.job.pod,
+                    error,
+                    "GitLab does not say whether the job goes on"
+                );
+            }
+        }
+        tracing::warn!(job.id = self.job.id, pod.name = self.job.pod, "the pod was deleted and its node does not answer");
+        self.gone_by = Some(Instant::now() + SILENCE);
+        Some(None)
+    }
+
     /// The watch may lag: only the pod itself is believed.
     async fn out_of_time(&mut self) -> Option<End> {
         let before = self.doubt;
         self.look().await;
         if self.doubt.is_some() && self.doubt != before {
-            self.began += DOUBT;
+            // While the API was away nobody could do anything for the pod: its time begins anew.
+            self.began = Instant::now();
             return None;
         }
         if let Some(end) = self.judge().await {
@@ -227,7 +265,9 @@ impl<'a> Follower<'a> {
             return None;
         };
         let script_may_have_run = pod.is_none_or(diagnose::script_may_have_run);
-        Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run, cure: None }))
+        // Another node may be alive.
+        let cure = pod.and_then(diagnose::silent_node).map(|_| Cure::AnotherPod);
+        Some(End::Failed(Diagnosis { reason, sentence, script_may_have_run, cure }))
     }
 }
 

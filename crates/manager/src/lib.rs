@@ -1,8 +1,8 @@
 //! The manager: asks for jobs, makes pods, watches them, explains failures, cleans up.
 //!
 //! ```text
-//!  wiring ─▶ permissions ─▶ features ─▶ recover ─▶ sweep     once, at the start: go on with what the clusters hold
-//!   ┌─────────────────────────────────────────┘
+//!  reload ─▶ permissions ─▶ features ─▶ recover ─▶ sweep     at the start and for what a changed configuration adds:
+//!   ┌─────────────────────────────────────────┘              go on with what the clusters hold
 //!  poll ─▶ admit ─▶ store ─▶ confirm ─▶ launch ─▶ follow ─▶ finish
 //!   ▲      slot,    plan     PUT         pod ▲     │  ▲        │ trace, state, Secret, pod
 //!   └ next plan     Secret   running   retry ┴─────┤  │        ▼
@@ -43,7 +43,9 @@ mod launch;
 mod places;
 mod poll;
 mod recover;
+mod reload;
 mod retry;
+mod room;
 mod steps;
 mod store;
 mod sweep;
@@ -58,20 +60,18 @@ pub use diagnose::{Cure, Diagnosis, Finding, diagnose};
 use gitlab_client::{Client, ClientConfig, ClientError};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How long calls in flight have to come to an end after `stop`.
 const STOPPING: Duration = Duration::from_secs(3);
-/// First questions are this far apart: a server holds all of them equally long, and many that end in the same instant
-/// would leave their entries without an open question for longer than one that ends alone.
-const BETWEEN_FIRST_QUESTIONS: Duration = Duration::from_millis(10);
-/// The last of the first questions is asked by then.
-const FIRST_QUESTIONS: Duration = Duration::from_secs(2);
 
 /// What a manager works with.
 pub struct Options {
     /// The configuration, already read.
     pub config: runner_config::Config,
+    /// Configurations that take its place, one after another, while the manager runs.
+    pub changes: Option<mpsc::Receiver<Change>>,
     /// Where pods go, in memory or over TLS.
     pub clusters: Clusters,
     /// Which manager this is; the same after a restart, different for each replica.
@@ -103,7 +103,15 @@ impl Default for Connect {
     }
 }
 
-/// Why a manager cannot start.
+/// A configuration in the place of the one before. Jobs that run go on as they began.
+pub struct Change {
+    /// The configuration, already read.
+    pub config: runner_config::Config,
+    /// The clusters of its entries: those of before, and then new ones.
+    pub clusters: Clusters,
+}
+
+/// Why a manager cannot start, or cannot take another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address of a runner entry cannot be used.
@@ -145,55 +153,20 @@ pub enum Error {
 /// Runs until `stop`, and returns within seconds of it.
 ///
 /// # Errors
-/// Only when the configuration cannot be used at all or a permission is missing; whatever goes wrong later is retried
-/// and logged.
+/// Only when the first configuration cannot be used at all or a permission is missing; whatever goes wrong later is
+/// retried and logged.
 pub async fn run(options: Options) -> Result<(), Error> {
-    let stop = options.stop.clone();
-    let manager = wiring::connect(options)?;
+    let Options { config, changes, clusters, system_id, helper_image, version, connect, stop } = options;
+    let manager = wiring::make(wiring::Identity { system_id, helper_image, version, connect }, stop)?;
     // Whoever drops this future wants everything to end, as after a crash.
     let halt = manager.halt.clone().drop_guard();
-    tracing::info!(system.id = manager.system_id, runners = manager.runners.len(), "manager started");
-    let looked = tokio::select! {
-        biased;
-        () = stop.cancelled() => Ok(()),
-        looked = look(&manager) => looked,
-    };
-    looked?;
-    if recover::recover(&manager).await {
-        let questions = manager.runners.iter().flat_map(|runner| (0..runner.questions).map(move |_| runner));
-        let many = u32::try_from(questions.clone().count()).unwrap_or(u32::MAX);
-        let between = BETWEEN_FIRST_QUESTIONS.min(FIRST_QUESTIONS / many.max(1));
-        for (turn, runner) in (0..).zip(questions) {
-            let (manager, runner) = (manager.clone(), runner.clone());
-            manager.clone().spawn(async move { poll::poll(&manager, &runner, between * turn).await });
-        }
-        stop.cancelled().await;
-    }
+    tracing::info!(system.id = manager.system_id, runners = config.runners.len(), "manager started");
+    reload::keep_up(&manager, Change { config, clusters }, changes).await?;
     manager.tasks.close();
     if tokio::time::timeout(STOPPING, manager.tasks.wait()).await.is_err() {
         tracing::warn!("calls in flight did not end in time; what they left is gone on with at the next start");
     }
     drop(halt);
     tracing::info!("manager stopped");
-    Ok(())
-}
-
-/// What has to be known of the clusters before the first job.
-async fn look(manager: &Arc<wiring::Manager>) -> Result<(), Error> {
-    let missing = permissions::missing(manager).await;
-    if !missing.is_empty() {
-        for one in &missing {
-            tracing::error!(hint = "`gantry rbac` prints the manifest", "{one}");
-        }
-        return Err(Error::Permissions(missing));
-    }
-    for cluster in &manager.clusters {
-        for namespace in manager.namespaces(cluster) {
-            if features::is_missing(cluster, namespace).await {
-                return Err(Error::Namespace { namespace: namespace.to_owned(), cluster: cluster.name.clone() });
-            }
-        }
-        features::ask(manager, cluster).await;
-    }
     Ok(())
 }

@@ -6,11 +6,12 @@
 
 use crate::backoff::Backoff;
 use crate::cluster::{self, CallError};
-use crate::wiring::Manager;
+use crate::clusters::Cluster;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// All that the manager does with Kubernetes, in each namespace of its runners.
@@ -71,11 +72,11 @@ pub(crate) fn sentences(missing: &[Missing]) -> String {
     sentences.join("; ")
 }
 
-/// What of [`NEEDED`] is not allowed; asks until the cluster answers.
-pub(crate) async fn missing(manager: &Manager) -> Vec<Missing> {
+/// What of [`NEEDED`] is not allowed in these namespaces; asks until their clusters answer.
+pub(crate) async fn missing(places: &[(Arc<Cluster>, String)], clusters: usize) -> Vec<Missing> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        match ask(manager).await {
+        match ask(places, clusters).await {
             Ok(missing) => return missing,
             Err(error) => {
                 let (pause, error) = (backoff.pause(), cluster::chain(&error));
@@ -86,16 +87,14 @@ pub(crate) async fn missing(manager: &Manager) -> Vec<Missing> {
     }
 }
 
-async fn ask(manager: &Manager) -> Result<Vec<Missing>, CallError> {
+async fn ask(places: &[(Arc<Cluster>, String)], clusters: usize) -> Result<Vec<Missing>, CallError> {
     let mut questions = Vec::new();
-    for cluster in &manager.clusters {
+    for (cluster, namespace) in places {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
-        let shown = (manager.clusters.len() > 1).then(|| cluster.name.clone());
-        for namespace in manager.namespaces(cluster) {
-            for Rule { resource, verbs } in NEEDED {
-                let missing = |verb| Missing { verb, resource, namespace: namespace.to_owned(), cluster: shown.clone() };
-                questions.extend(verbs.iter().map(|verb| (reviews.clone(), missing(verb))));
-            }
+        let shown = (clusters > 1).then(|| cluster.name.clone());
+        for Rule { resource, verbs } in NEEDED {
+            let missing = |verb| Missing { verb, resource, namespace: namespace.clone(), cluster: shown.clone() };
+            questions.extend(verbs.iter().map(|verb| (reviews.clone(), missing(verb))));
         }
     }
     let answers = stream::iter(questions).map(|(reviews, question)| answer(reviews, question)).buffered(AT_ONCE);

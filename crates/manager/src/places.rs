@@ -25,7 +25,7 @@ fn name(manager: &Manager) -> String {
 
 /// The namespaces that were noted.
 pub async fn noted(manager: &Manager, cluster: &Cluster) -> Result<BTreeSet<String>, CallError> {
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), manager.home(cluster));
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
     let name = name(manager);
     let secret = cluster::persist(NOTING, "read the namespaces", || secrets.get_opt(&name)).await?;
     Ok(secret.iter().flat_map(|secret| &secret.data).flat_map(|data| data.keys().cloned()).collect())
@@ -33,7 +33,7 @@ pub async fn noted(manager: &Manager, cluster: &Cluster) -> Result<BTreeSet<Stri
 
 /// Takes a namespace away in which nothing is any more.
 pub async fn forget(manager: &Manager, cluster: &Cluster, namespace: &str) {
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), manager.home(cluster));
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
     let (name, parameters) = (name(manager), PatchParams::default());
     let patch = serde_json::json!({"data": {namespace: null}});
     let patch = Patch::Merge(&patch);
@@ -49,11 +49,15 @@ pub async fn forget(manager: &Manager, cluster: &Cluster, namespace: &str) {
 
 /// Notes a namespace before anything is put there.
 pub async fn note(manager: &Manager, cluster: &Cluster, namespace: &str) -> Result<(), CallError> {
-    let home = manager.home(cluster);
-    if cluster.is_watched(namespace) || home == namespace {
+    if cluster.is_watched(namespace) || manager.home(cluster) == namespace {
         return Ok(());
     }
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), home);
+    keep(manager, cluster, namespace).await
+}
+
+/// Notes a namespace that the configuration names no more, and where jobs may still be.
+pub async fn keep(manager: &Manager, cluster: &Cluster, namespace: &str) -> Result<(), CallError> {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
     let (name, what) = (name(manager), "note the namespace");
     let parameters = PatchParams::default();
     let patch = serde_json::json!({"data": {namespace: ""}});

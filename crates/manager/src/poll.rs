@@ -26,39 +26,41 @@ const DEFAULT_INTERVAL: u64 = 3;
 /// confirmation, hands its job out again.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
-/// Asks until the stop, for the first time after `turn`.
-pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, turn: Duration) {
-    if until_stop(manager, tokio::time::sleep(turn)).await.is_none() {
+/// Asks until the stop, or until the entry asks in another way; for the first time after `turn`.
+pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duration) {
+    if until_stop(manager, first, tokio::time::sleep(turn)).await.is_none() {
         return;
     }
-    let name = runner.config.name.as_str();
     let mut request = JobRequest {
         info: manager.info(),
-        token: runner.token.expose().to_owned(),
+        token: first.token.expose().to_owned(),
         system_id: manager.system_id.clone(),
         last_update: String::new(),
     };
     let mut trouble = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     let mut refused = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
     loop {
-        let Some(slot) = until_stop(manager, Slot::take(manager, runner)).await else { return };
-        if until_stop(manager, cluster_answers(manager, runner)).await.is_none() {
+        let runner = manager.newest(first);
+        let name = runner.config.name.as_str();
+        let Some(slot) = until_stop(manager, first, Slot::take(manager, &runner)).await else { return };
+        if until_stop(manager, first, cluster_answers(manager, &runner)).await.is_none() {
             return;
         }
-        let begun = Instant::now();
-        let Some(answer) = last_answer(manager, runner.gitlab.request_job(&runner.token, &request)).await else { return };
+        let (begun, gitlab) = (Instant::now(), runner.gitlab());
+        let question = gitlab.request_job(&runner.token, &request);
+        let Some(answer) = last_answer(manager, first, question).await else { return };
         let pause = match answer {
             Ok(requested) => {
                 trouble.reset();
                 refused.reset();
                 // Without the queue's version a server cannot hold the question; with it, it can at once.
-                let first = request.last_update.is_empty() && requested.last_update.is_some();
+                let first_answer = request.last_update.is_empty() && requested.last_update.is_some();
                 request.last_update = requested.last_update.unwrap_or(request.last_update);
                 if let Some(payload) = requested.job {
-                    admit::start(manager, runner, *payload, slot);
+                    admit::start(manager, &manager.newest(first), *payload, slot);
                     continue;
                 }
-                if begun.elapsed() < AT_ONCE && !first { interval(manager) } else { Duration::ZERO }
+                if begun.elapsed() < AT_ONCE && !first_answer { interval(manager) } else { Duration::ZERO }
             }
             Err(ClientError::Forbidden { .. }) => {
                 let pause = refused.pause();
@@ -77,29 +79,31 @@ pub async fn poll(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, turn: Durati
             }
         };
         drop(slot);
-        if until_stop(manager, tokio::time::sleep(pause)).await.is_none() {
+        if until_stop(manager, first, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }
 }
 
 fn interval(manager: &Manager) -> Duration {
-    Duration::from_secs(if manager.check_interval == 0 { DEFAULT_INTERVAL } else { manager.check_interval })
+    let configured = manager.setup().check_interval;
+    Duration::from_secs(if configured == 0 { DEFAULT_INTERVAL } else { configured })
 }
 
-/// `None` once the manager stops.
-async fn until_stop<T>(manager: &Manager, future: impl Future<Output = T>) -> Option<T> {
+/// `None` once the manager stops or nobody is to ask in this way any more.
+async fn until_stop<T>(manager: &Manager, runner: &RunnerSide, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
         () = manager.stop.cancelled() => None,
+        () = runner.asking.end.cancelled() => None,
         result = future => Some(result),
     }
 }
 
 /// Like [`until_stop`], but an answer that is on its way still counts.
-async fn last_answer<T>(manager: &Manager, question: impl Future<Output = T>) -> Option<T> {
+async fn last_answer<T>(manager: &Manager, runner: &RunnerSide, question: impl Future<Output = T>) -> Option<T> {
     let stopped = async {
-        manager.stop.cancelled().await;
+        tokio::select! { () = manager.stop.cancelled() => {}, () = runner.asking.end.cancelled() => {} }
         tokio::time::sleep(LAST_ANSWER).await;
     };
     tokio::select! { biased; answer = question => Some(answer), () = stopped => None }
@@ -109,7 +113,7 @@ async fn last_answer<T>(manager: &Manager, question: impl Future<Output = T>) ->
 async fn cluster_answers(manager: &Manager, runner: &RunnerSide) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     while runner.cluster.is_down.load(Ordering::Relaxed) {
-        let secrets: Api<Secret> = Api::namespaced(runner.cluster.client.clone(), manager.home(&runner.cluster));
+        let secrets: Api<Secret> = Api::namespaced(runner.cluster.client.clone(), &manager.home(&runner.cluster));
         let probe = ListParams::default().labels(&manager.selector()).limit(1);
         match cluster::call("reach the cluster", secrets.list_metadata(&probe)).await {
             Err(error) if error.is_short_lived() => tokio::time::sleep(backoff.pause()).await,

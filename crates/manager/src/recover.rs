@@ -1,4 +1,4 @@
-//! The start: each job that the cluster holds for us goes on from the step it has reached.
+//! The start in a namespace: each job that it holds for us goes on from the step it has reached.
 
 use crate::admit::{Slot, Tracked};
 use crate::backoff::Backoff;
@@ -25,24 +25,27 @@ pub struct Found {
     pub pods: BTreeSet<String>,
 }
 
-/// Goes on with everything; `false` when the manager stopped before it could begin.
-pub async fn recover(manager: &Arc<Manager>) -> bool {
-    for cluster in &manager.clusters {
-        let named = manager.namespaces(cluster);
-        for namespace in &named {
-            let Some(found) = find(manager, cluster, namespace).await else { return false };
-            begin(manager, cluster, namespace, found);
+/// Goes on with everything in these namespaces, and in those that jobs had asked for in their clusters.
+pub async fn recover(manager: &Arc<Manager>, new: &[(Arc<Cluster>, String)]) {
+    for (cluster, namespace) in new {
+        let found = find(manager, cluster, namespace).await;
+        begin(manager, cluster, namespace, found);
+    }
+    for cluster in manager.clusters() {
+        if !new.iter().any(|(one, _)| Arc::ptr_eq(one, &cluster)) {
+            continue;
         }
-        let more = places::noted(manager, cluster).await.unwrap_or_else(|error| {
+        let named = manager.namespaces(&cluster);
+        let more = places::noted(manager, &cluster).await.unwrap_or_else(|error| {
             tracing::warn!(error = cluster::chain(&error), "failed to see which namespaces jobs had asked for");
             BTreeSet::new()
         });
-        for namespace in more.iter().filter(|namespace| !named.contains(namespace.as_str())) {
-            match list(manager, cluster, namespace).await {
+        for namespace in more.iter().filter(|namespace| !named.contains(*namespace) && !cluster.is_watched(namespace)) {
+            match list(manager, &cluster, namespace).await {
                 Ok(found) if found.secrets.is_empty() && found.pods.is_empty() => {
-                    places::forget(manager, cluster, namespace).await;
+                    places::forget(manager, &cluster, namespace).await;
                 }
-                Ok(found) => begin(manager, cluster, namespace, found),
+                Ok(found) => begin(manager, &cluster, namespace, found),
                 Err(error) => {
                     let (hint, error) = (hint(&error), cluster::chain(&error));
                     tracing::warn!(namespace, error, hint, "failed to see what a namespace holds that jobs had asked for");
@@ -50,7 +53,6 @@ pub async fn recover(manager: &Arc<Manager>) -> bool {
             }
         }
     }
-    true
 }
 
 /// Goes on with what a namespace holds, and watches it from then on.
@@ -64,24 +66,16 @@ fn begin(manager: &Arc<Manager>, cluster: &Arc<Cluster>, namespace: &str, found:
     cluster.watch(manager, namespace);
 }
 
-async fn find(manager: &Manager, cluster: &Cluster, namespace: &str) -> Option<Found> {
+async fn find(manager: &Manager, cluster: &Cluster, namespace: &str) -> Found {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
-        let error = tokio::select! {
-            biased;
-            () = manager.stop.cancelled() => return None,
-            listed = list(manager, cluster, namespace) => match listed {
-                Ok(found) => return Some(found),
-                Err(error) => error,
-            },
+        let error = match list(manager, cluster, namespace).await {
+            Ok(found) => return found,
+            Err(error) => error,
         };
         let (hint, error) = (hint(&error), cluster::chain(&error));
         tracing::error!(namespace, error, hint, "failed to see what the cluster holds; no job is asked for until then");
-        tokio::select! {
-            biased;
-            () = manager.stop.cancelled() => return None,
-            () = tokio::time::sleep(backoff.pause()) => {}
-        }
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -180,7 +174,7 @@ fn runner_of(manager: &Manager, cluster: &Arc<Cluster>, namespace: &str, plan: &
             && runner.config.url == plan.coordinator.url
             && Arc::ptr_eq(&runner.cluster, cluster)
     };
-    if let Some(runner) = manager.runners.iter().find(same) {
+    if let Some(runner) = manager.setup().runners.iter().find(same) {
         return Ok(runner.clone());
     }
     let mut config = runner_config::Runner {

@@ -98,8 +98,10 @@ pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, f
     let written = job.written.load(Ordering::Relaxed);
     match replace(manager, job, following).await {
         Ok(()) => {}
-        Err(Unlaunched::LeftAlone) => return Next::LeftAlone,
-        Err(Unlaunched::Over(_)) => return Next::Over(told),
+        Err(Stays::LeftAlone) => return Next::LeftAlone,
+        Err(Stays::Because(why)) => {
+            return Next::Over(Told::failed(job, failed.reason, &format!("{}; no other pod: {why}", failed.sentence)));
+        }
     }
     if matches!(Writer::new(job).length().await, Ok(Some(length)) if length > written) {
         return Next::Over(told);
@@ -112,8 +114,8 @@ pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, f
 pub async fn go_on(manager: &Manager, job: &mut Tracked, following: Following, plan: Plan) -> Next {
     match replace(manager, job, following).await {
         Ok(()) => {}
-        Err(Unlaunched::LeftAlone) => return Next::LeftAlone,
-        Err(Unlaunched::Over(told)) => return Next::Over(told),
+        Err(Stays::LeftAlone) => return Next::LeftAlone,
+        Err(Stays::Because(why)) => return Next::Over(Told::failed(job, FailureReason::RunnerSystemFailure, &why)),
     }
     if let Ok(Some(length)) = Writer::new(job).length().await {
         job.written.store(length, Ordering::Relaxed);
@@ -121,8 +123,16 @@ pub async fn go_on(manager: &Manager, job: &mut Tracked, following: Following, p
     make(manager, job, plan).await
 }
 
+/// Why a pod is not replaced.
+enum Stays {
+    /// It cannot be, in a sentence.
+    Because(String),
+    /// The manager stops.
+    LeftAlone,
+}
+
 /// Deletes the pod before, and waits until it is gone without having come up.
-async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> Result<(), Unlaunched> {
+async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> Result<(), Stays> {
     let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
     let parameters = DeleteParams { grace_period_seconds: Some(GRACE), ..DeleteParams::default() };
     let mut last = following.newest().pod;
@@ -130,17 +140,17 @@ async fn replace(manager: &Manager, job: &Tracked, mut following: Following) -> 
         Ok(_) => last = gone(manager, job, &mut following).await?.or(last),
         Err(error) if error.is_missing() => {}
         Err(error) => {
-            return Err(failed(job, &format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
+            return Err(Stays::Because(format!("the pod {} could not be deleted: {}", job.pod, cluster::chain(&error))));
         }
     }
     if last.is_some_and(|pod| diagnose::script_may_have_run(&pod)) {
-        return Err(failed(job, &format!("the pod {} was deleted when the job had just begun", job.pod)));
+        return Err(Stays::Because(format!("the pod {} was deleted when the job had just begun", job.pod)));
     }
     Ok(())
 }
 
 /// Waits until a pod is gone; its last state.
-async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Result<Option<Arc<Pod>>, Unlaunched> {
+async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Result<Option<Arc<Pod>>, Stays> {
     let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
     let (mut last, by) = (None, Instant::now() + LEAVING);
     loop {
@@ -151,7 +161,7 @@ async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Re
         }
         tokio::select! {
             biased;
-            () = manager.stop.cancelled() => return Err(Unlaunched::LeftAlone),
+            () = manager.stop.cancelled() => return Err(Stays::LeftAlone),
             () = following.changed() => continue,
             () = tokio::time::sleep(LOOK) => {}
         }
@@ -161,13 +171,12 @@ async fn gone(manager: &Manager, job: &Tracked, following: &mut Following) -> Re
             Err(_) => {}
         }
         if Instant::now() > by {
-            return Err(failed(job, &format!("the pod {} does not go away", job.pod)));
+            // What a node does that does not answer nobody knows: two pods might do one job.
+            let node = last.as_deref().and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+            let why = node.map(|node| format!(": its node {node} does not answer")).unwrap_or_default();
+            return Err(Stays::Because(format!("the pod {} does not go away{why}", job.pod)));
         }
     }
-}
-
-fn failed(job: &Tracked, sentence: &str) -> Unlaunched {
-    Unlaunched::Over(Told::failed(job, FailureReason::RunnerSystemFailure, sentence))
 }
 
 /// Makes the pod of this attempt.

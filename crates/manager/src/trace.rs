@@ -96,7 +96,7 @@ impl<'a> Writer<'a> {
     }
 
     async fn patch(&self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
-        let (outcome, hints) = self.job.runner.gitlab.patch_trace(self.job.id, &self.job.token, start, bytes).await?;
+        let (outcome, hints) = self.job.runner.gitlab().patch_trace(self.job.id, &self.job.token, start, bytes).await?;
         // A job that is over there takes nothing more, whatever became of these bytes.
         let over = matches!(hints.remote, RemoteState::Canceled | RemoteState::Failed);
         Ok((if over { PatchOutcome::Gone } else { outcome }, hints))

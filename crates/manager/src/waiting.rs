@@ -122,7 +122,7 @@ impl<'a> Waiting<'a> {
     async fn ask(&mut self, manager: &Manager) -> Result<Option<Hints>, ClientError> {
         self.asked = true;
         let body = confirm::running(manager, self.job);
-        let (outcome, hints) = self.job.runner.gitlab.update_job(self.job.id, &self.job.token, &body).await?;
+        let (outcome, hints) = self.job.runner.gitlab().update_job(self.job.id, &self.job.token, &body).await?;
         Ok((outcome != UpdateOutcome::Gone).then_some(hints))
     }
 }

@@ -12,7 +12,11 @@ use kube::runtime::{WatchStreamExt, watcher as start_watcher};
 use kube::{Api, Client};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// After this long without a word the pods are listed: a connection may be dead without anybody's telling.
+const SILENCE: Duration = Duration::from_secs(300);
 
 /// What is known of a pod.
 #[derive(Clone, Debug, Default)]
@@ -103,18 +107,25 @@ impl Drop for Following {
 pub async fn pods(hub: Arc<Hub>, client: Client, namespace: String, selector: String) {
     let api: Api<Pod> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(&selector);
-    let mut events = start_watcher(api, config).default_backoff().boxed();
-    let mut listed = HashSet::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(pod)) => listed.extend(hub.tell(&namespace, pod, false)),
-            Ok(Event::InitDone) => hub.tell_missing(&namespace, &std::mem::take(&mut listed)),
-            Ok(Event::Apply(pod)) => drop(hub.tell(&namespace, pod, false)),
-            Ok(Event::Delete(pod)) => drop(hub.tell(&namespace, pod, true)),
-            Err(error) => {
-                tracing::warn!(namespace, error = cluster::chain(&error), "the watch for pods broke off, beginning anew")
-            }
+    loop {
+        let mut events = start_watcher(api.clone(), config.clone()).default_backoff().boxed();
+        let mut listed = HashSet::new();
+        while let Ok(Some(event)) = tokio::time::timeout(SILENCE, events.next()).await {
+            tell(&hub, &namespace, &mut listed, event);
+        }
+        tracing::debug!(namespace, "nothing was heard of pods for a while, listing them");
+    }
+}
+
+fn tell(hub: &Hub, namespace: &str, listed: &mut HashSet<String>, event: watcher::Result<Event<Pod>>) {
+    match event {
+        Ok(Event::Init) => listed.clear(),
+        Ok(Event::InitApply(pod)) => listed.extend(hub.tell(namespace, pod, false)),
+        Ok(Event::InitDone) => hub.tell_missing(namespace, &std::mem::take(listed)),
+        Ok(Event::Apply(pod)) => drop(hub.tell(namespace, pod, false)),
+        Ok(Event::Delete(pod)) => drop(hub.tell(namespace, pod, true)),
+        Err(error) => {
+            tracing::warn!(namespace, error = cluster::chain(&error), "the watch for pods broke off, beginning anew")
         }
     }
 }

@@ -1,22 +1,21 @@
 //! What the parts of a manager share, made once from the options.
 
 use crate::calm::Calm;
-use crate::clusters::Cluster;
-use crate::{Connect, Error, Options, authority};
+use crate::clusters::{Cluster, Clusters};
+use crate::room::Room;
+use crate::{Connect, Error, authority};
 use agent_contract::names;
 use gitlab_api::{Features, Info};
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Everything a job's task needs besides the job.
 pub struct Manager {
-    /// Where pods go.
-    pub clusters: Vec<Arc<Cluster>>,
     /// Which manager this is.
     pub system_id: String,
     /// The same as a label's value.
@@ -27,12 +26,10 @@ pub struct Manager {
     pub version: String,
     /// How GitLab is reached.
     pub connect: Connect,
-    /// One per `[[runners]]` entry.
-    pub runners: Vec<Arc<RunnerSide>>,
+    /// What the configuration says now.
+    setup: Mutex<Arc<Setup>>,
     /// Room for jobs over all runners (`concurrent`).
-    pub room: Arc<Semaphore>,
-    /// Seconds between questions answered at once.
-    pub check_interval: u64,
+    pub room: Arc<Room>,
     /// When to clean up.
     pub calm: Arc<Calm>,
     /// No more jobs are asked for; what runs is left alone.
@@ -43,12 +40,35 @@ pub struct Manager {
     pub tasks: TaskTracker,
 }
 
+/// What stays the same for as long as a manager runs.
+pub struct Identity {
+    /// Which manager this is.
+    pub system_id: String,
+    /// Helper image where the configuration names none.
+    pub helper_image: String,
+    /// Version of the manager.
+    pub version: String,
+    /// How GitLab is reached.
+    pub connect: Connect,
+}
+
+/// A configuration at work, which another may take the place of.
+#[derive(Default)]
+pub struct Setup {
+    /// Where pods go. Those of the configurations before come first: jobs may still be there.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// One per `[[runners]]` entry.
+    pub runners: Vec<Arc<RunnerSide>>,
+    /// Most jobs at once (`concurrent`).
+    pub concurrent: usize,
+    /// Seconds between questions answered at once.
+    pub check_interval: u64,
+}
+
 /// One `[[runners]]` entry at work.
 pub struct RunnerSide {
     /// Its configuration.
     pub config: runner_config::Runner,
-    /// Its GitLab.
-    pub gitlab: Client,
     /// Its token.
     pub token: Secret,
     /// Certificates (PEM) to trust at its GitLab besides the public ones.
@@ -57,8 +77,33 @@ pub struct RunnerSide {
     pub questions: usize,
     /// The cluster of its pods.
     pub cluster: Arc<Cluster>,
+    /// What it has in common with the same entry of configurations before.
+    pub lane: Arc<Lane>,
+    /// Those who ask for its jobs.
+    pub asking: Arc<Asking>,
+}
+
+/// Those who ask for jobs in one way: with the same token, as many, for the same cluster.
+#[derive(Default)]
+pub struct Asking {
+    /// Cancelled when nobody is to ask in this way any more.
+    pub end: CancellationToken,
+    begun: AtomicBool,
+}
+
+impl Asking {
+    /// Whether nobody has begun yet; from now on somebody has.
+    pub fn begins(&self) -> bool {
+        !self.begun.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// What outlives a change of an entry.
+pub struct Lane {
     /// Room for jobs of this entry (`limit`).
-    pub room: Arc<Semaphore>,
+    pub room: Arc<Room>,
+    /// Its GitLab; jobs that run go on with the newest certificates.
+    gitlab: Mutex<Client>,
 }
 
 impl Manager {
@@ -71,20 +116,50 @@ impl Manager {
         });
     }
 
+    /// What the configuration says now.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.lock().clone()
+    }
+
+    /// From now on it says this; what it said before comes back.
+    pub fn replace(&self, setup: Arc<Setup>) -> Arc<Setup> {
+        std::mem::replace(&mut *self.lock(), setup)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Setup>> {
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where pods go, now or before.
+    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
+        self.setup().clusters.clone()
+    }
+
     /// The namespaces of a cluster that the configuration names.
-    pub fn namespaces<'a>(&'a self, cluster: &'a Arc<Cluster>) -> BTreeSet<&'a str> {
-        let here = self.runners.iter().filter(|runner| Arc::ptr_eq(&runner.cluster, cluster));
-        let mut named: BTreeSet<_> = here.filter_map(|runner| runner.config.kubernetes.fixed_namespace()).collect();
-        named.insert(self.home(cluster));
-        named
+    pub fn namespaces(&self, cluster: &Cluster) -> BTreeSet<String> {
+        self.setup().namespaces(cluster)
     }
 
     /// The namespace of a cluster for what belongs to no job: the first that the configuration names, else the one of
     /// the connection.
-    pub fn home<'a>(&'a self, cluster: &'a Cluster) -> &'a str {
-        let here = self.runners.iter().filter(|runner| std::ptr::eq(Arc::as_ptr(&runner.cluster), cluster));
-        let named = here.filter_map(|runner| runner.config.kubernetes.fixed_namespace()).next();
-        named.unwrap_or_else(|| cluster.client.default_namespace())
+    pub fn home(&self, cluster: &Cluster) -> String {
+        self.setup().home(cluster)
+    }
+
+    /// Gives each room the size that the configuration says.
+    pub fn make_room(&self) {
+        let setup = self.setup();
+        self.room.resize(setup.concurrent);
+        for runner in &setup.runners {
+            runner.lane.room.resize(limit(&runner.config, setup.concurrent));
+        }
+    }
+
+    /// The entry as the configuration has it now, or as it was last.
+    pub fn newest(&self, runner: &Arc<RunnerSide>) -> Arc<RunnerSide> {
+        let setup = self.setup();
+        let same = setup.runners.iter().find(|one| Arc::ptr_eq(&one.asking, &runner.asking));
+        same.unwrap_or(runner).clone()
     }
 
     /// What all objects of this manager have in common.
@@ -141,45 +216,152 @@ fn features() -> Features {
     }
 }
 
-/// Makes the manager; nothing is sent yet.
-pub fn connect(options: Options) -> Result<Arc<Manager>, Error> {
-    let owner = pod_spec::label_value(&options.system_id);
+/// Makes the manager, without any entry yet.
+pub fn make(identity: Identity, stop: CancellationToken) -> Result<Arc<Manager>, Error> {
+    let Identity { system_id, helper_image, version, connect } = identity;
+    let owner = pod_spec::label_value(&system_id);
     if owner.is_empty() {
-        return Err(Error::SystemId(options.system_id));
-    }
-    let concurrent = options.config.concurrent() as usize;
-    let (clusters, of_runners) = options.clusters.open(options.config.runners.len());
-    let runners = options
-        .config
-        .runners
-        .into_iter()
-        .zip(of_runners)
-        .map(|(config, cluster)| {
-            let ca_pem = authority::of(&config)?;
-            let client = gitlab(&options.connect, &config, ca_pem.clone(), &options.version)?;
-            Ok(Arc::new(RunnerSide::new(config, clusters[cluster].clone(), (client, ca_pem), concurrent)))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let questions: usize = runners.iter().map(|runner| runner.questions).sum();
-    if concurrent < questions {
-        let message = "fewer jobs at once than requests for them: these take turns, which can take a minute each";
-        tracing::warn!(concurrent, questions, "{message}");
+        return Err(Error::SystemId(system_id));
     }
     Ok(Arc::new(Manager {
-        clusters,
-        system_id: options.system_id,
+        system_id,
         owner,
-        helper_image: options.helper_image,
-        version: options.version,
-        connect: options.connect,
-        runners,
-        room: Arc::new(Semaphore::new(concurrent)),
-        check_interval: options.config.check_interval,
+        helper_image,
+        version,
+        connect,
+        setup: Mutex::default(),
+        room: Room::new(0),
         calm: Arc::default(),
-        stop: options.stop,
+        stop,
         halt: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }))
+}
+
+impl Setup {
+    /// What follows from another configuration: entries and clusters that stay are kept.
+    pub fn next(&self, config: runner_config::Config, clusters: Clusters, manager: &Manager) -> Result<Self, Error> {
+        let concurrent = config.concurrent() as usize;
+        let (clusters, of_runners) = clusters.open(&self.clusters, config.runners.len());
+        let old = matches(&config.runners, self.runners.clone());
+        let entries = config.runners.into_iter().zip(of_runners).zip(old);
+        let runners = entries
+            .map(|((config, cluster), old)| RunnerSide::next(config, clusters[cluster].clone(), (old, concurrent), manager))
+            .collect::<Result<Vec<_>, _>>()?;
+        let questions: usize = runners.iter().map(|runner| runner.questions).sum();
+        if concurrent < questions {
+            let message = "fewer jobs at once than requests for them: these take turns, which can take a minute each";
+            tracing::warn!(concurrent, questions, "{message}");
+        }
+        Ok(Self { clusters, runners, concurrent, check_interval: config.check_interval })
+    }
+
+    /// The namespaces of a cluster that the configuration names.
+    pub fn namespaces(&self, cluster: &Cluster) -> BTreeSet<String> {
+        let mut named: BTreeSet<_> = self.named(cluster).map(str::to_owned).collect();
+        named.insert(self.home(cluster));
+        named
+    }
+
+    /// The namespace of a cluster for what belongs to no job.
+    pub fn home(&self, cluster: &Cluster) -> String {
+        self.named(cluster).next().unwrap_or_else(|| cluster.client.default_namespace()).to_owned()
+    }
+
+    /// Whether an entry puts pods there.
+    pub fn is_used(&self, cluster: &Arc<Cluster>) -> bool {
+        self.runners.iter().any(|runner| Arc::ptr_eq(&runner.cluster, cluster))
+    }
+
+    fn named<'a>(&'a self, cluster: &'a Cluster) -> impl Iterator<Item = &'a str> {
+        let here = self.runners.iter().filter(|runner| std::ptr::eq(Arc::as_ptr(&runner.cluster), cluster));
+        here.filter_map(|runner| runner.config.kubernetes.fixed_namespace())
+    }
+
+    /// Each namespace that the configuration names, with its cluster.
+    pub fn places(&self) -> Vec<(Arc<Cluster>, String)> {
+        let mut places = Vec::new();
+        for cluster in self.clusters.iter().filter(|cluster| self.is_used(cluster)) {
+            places.extend(self.namespaces(cluster).into_iter().map(|namespace| (cluster.clone(), namespace)));
+        }
+        places
+    }
+}
+
+/// What makes an entry the same one as before, at one GitLab, beginning with the surest.
+const LIKENESSES: [fn(&runner_config::Runner, &runner_config::Runner) -> bool; 4] = [
+    |one, other| one.token == other.token && one.name == other.name,
+    |one, other| one.token == other.token,
+    |one, other| one.id == other.id && one.id != 0,
+    |one, other| one.name == other.name && !one.name.is_empty(),
+];
+
+/// For each entry the one that it takes the place of.
+fn matches(entries: &[runner_config::Runner], mut before: Vec<Arc<RunnerSide>>) -> Vec<Option<Arc<RunnerSide>>> {
+    let mut found = vec![None; entries.len()];
+    for alike in LIKENESSES {
+        for (entry, found) in entries.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            let same = before.iter().position(|one| one.config.url == entry.url && alike(&one.config, entry));
+            *found = same.map(|index| before.swap_remove(index));
+        }
+    }
+    found
+}
+
+impl RunnerSide {
+    /// An entry with its connections; certificates stand beside the GitLab that they are for.
+    pub fn new(
+        config: runner_config::Runner,
+        cluster: Arc<Cluster>,
+        (gitlab, ca_pem): (Client, Option<String>),
+        concurrent: usize,
+    ) -> Self {
+        let limit = limit(&config, concurrent);
+        Self {
+            cluster,
+            token: Secret::new(config.token.clone()),
+            ca_pem,
+            // A request holds room for its job: more of them than there is room would only wait for each other.
+            questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
+            lane: Arc::new(Lane { room: Room::new(limit), gitlab: Mutex::new(gitlab) }),
+            asking: Arc::default(),
+            config,
+        }
+    }
+
+    /// An entry, perhaps in the place of an old one.
+    fn next(
+        config: runner_config::Runner,
+        cluster: Arc<Cluster>,
+        (old, concurrent): (Option<Arc<Self>>, usize),
+        manager: &Manager,
+    ) -> Result<Arc<Self>, Error> {
+        let ca_pem = authority::of(&config)?;
+        let client = gitlab(&manager.connect, &config, ca_pem.clone(), &manager.version)?;
+        let new = Self::new(config, cluster, (client, ca_pem), concurrent);
+        let Some(old) = old else { return Ok(Arc::new(new)) };
+        let asks_alike = old.token == new.token
+            && old.ca_pem == new.ca_pem
+            && old.questions == new.questions
+            && Arc::ptr_eq(&old.cluster, &new.cluster);
+        if asks_alike && old.config == new.config {
+            return Ok(old);
+        }
+        let asking = if asks_alike { old.asking.clone() } else { new.asking.clone() };
+        Ok(Arc::new(Self { asking, lane: old.lane.clone(), ..new }))
+    }
+
+    /// Its GitLab.
+    pub fn gitlab(&self) -> Client {
+        self.lane.gitlab.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on its connections trust the certificates of this version of it, also for jobs that run.
+    pub fn connect_anew(&self, manager: &Manager) -> Result<(), Error> {
+        let client = gitlab(&manager.connect, &self.config, self.ca_pem.clone(), &manager.version)?;
+        *self.lane.gitlab.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
 }
 
 /// The GitLab of an entry.
@@ -192,24 +374,7 @@ pub fn gitlab(connect: &Connect, config: &runner_config::Runner, ca_pem: Option<
     (connect.0)(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })
 }
 
-impl RunnerSide {
-    /// An entry with its connections; certificates stand beside the GitLab that they are for.
-    pub fn new(
-        config: runner_config::Runner,
-        cluster: Arc<Cluster>,
-        (gitlab, ca_pem): (Client, Option<String>),
-        concurrent: usize,
-    ) -> Self {
-        let limit = if config.limit == 0 { concurrent } else { config.limit as usize };
-        Self {
-            gitlab,
-            cluster,
-            token: Secret::new(config.token.clone()),
-            ca_pem,
-            // A request holds room for its job: more of them than there is room would only wait for each other.
-            questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
-            room: Arc::new(Semaphore::new(limit)),
-            config,
-        }
-    }
+/// Most jobs of an entry at once.
+fn limit(config: &runner_config::Runner, concurrent: usize) -> usize {
+    if config.limit == 0 { concurrent } else { config.limit as usize }
 }

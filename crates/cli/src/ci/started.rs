@@ -62,6 +62,7 @@ impl Started {
         let client = kube::Client::new(kube_server::memory::connect(node.router()), "default");
         let manager = tokio::spawn(manager::run(manager::Options {
             config: config(arguments, &url, &token),
+            changes: None,
             clusters: manager::Clusters::one("this machine", client),
             system_id: "s_local".to_owned(),
             helper_image: node::HELPER_IMAGE.to_owned(),

@@ -52,6 +52,38 @@ fn a_manager_that_is_told_to_stop_leaves_in_time_and_the_next_one_finishes_its_j
 }
 
 #[test]
+fn a_configuration_that_changes_takes_effect_without_a_restart_and_a_broken_one_changes_nothing() {
+    let Some(bench) = Bench::start() else { return };
+    let gitlab = GitLab::start(&bench, "");
+    let mut manager = gitlab.manager("manager.log");
+    let running = gitlab.job(&format!("echo begun\n{}\necho passed", gitlab.gate()));
+    gitlab.prints(running, "begun");
+    let path = bench.path("config.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replace("concurrent = 4", "concurrent = ")).unwrap();
+    wait_for("the complaint", || manager.output().contains("cannot be used, the one before stays").then_some(()));
+    let token = gitlab.coordinator.register_runner("another").unwrap();
+    let old = config.lines().find(|line| line.starts_with("token")).unwrap();
+    let rotated = config.replace(old, &format!("token = \"{token}\"\nenvironment = [\"SEASON=autumn\"]"));
+    std::fs::write(&path, rotated).unwrap();
+    wait_for("the new configuration", || (manager.output().matches("configuration loaded").count() == 2).then_some(()));
+    let next = gitlab.ends(gitlab.job("echo in $SEASON"));
+    let last = gitlab.coordinator.read_trace(next.id, 0, usize::MAX >> 8).unwrap();
+    assert!(String::from_utf8_lossy(&last).contains("\nin autumn"), "{}", String::from_utf8_lossy(&last));
+    manager.signal(Signal::HUP);
+    wait_for("the hangup", || manager.output().contains("SIGHUP").then_some(()));
+    let _open = gitlab.open_gate();
+    let ended = gitlab.ends(running);
+    assert_eq!(ended.status, JobStatus::Success, "{}", gitlab.trace(running));
+    bench.is_clean();
+    assert_eq!(manager.output().matches("cannot be used").count(), 1, "it is told once");
+    // One wish that came twice.
+    manager.signal(Signal::TERM);
+    manager.signal(Signal::INT);
+    assert!(manager.ends_within(LEAVING).success());
+}
+
+#[test]
 fn a_killed_manager_costs_no_job_and_leaves_nothing_behind() {
     let Some(bench) = Bench::start() else { return };
     let gitlab = GitLab::start(&bench, "");

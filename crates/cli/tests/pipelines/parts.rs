@@ -79,6 +79,7 @@ impl Parts {
         let stop = CancellationToken::new();
         let manager = tokio::spawn(manager::run(manager::Options {
             config,
+            changes: None,
             clusters: manager::Clusters::one("test", client.clone()),
             system_id: "s_test".to_owned(),
             helper_image: node::HELPER_IMAGE.to_owned(),

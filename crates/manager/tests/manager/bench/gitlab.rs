@@ -1,9 +1,11 @@
 //! A GitLab over real HTTP: it hands out payloads, keeps traces by GitLab's offset rules, and misbehaves when told to.
 
+use super::line::{self, Line};
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{patch, post, put};
 use gitlab_api::{JobRequest, UpdateJob, headers, trace};
@@ -12,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long an empty queue is held.
 const HOLD: Duration = Duration::from_secs(5);
@@ -24,6 +26,9 @@ struct Known {
     jobs: BTreeMap<u64, JobThere>,
     /// Answers of the next job requests instead of the right ones.
     request_faults: VecDeque<u16>,
+    trouble: Option<Trouble>,
+    /// Calls that met it.
+    troubled: usize,
     /// Job requests that wait for their answer, and the most that there were.
     open: (usize, usize),
     /// After this an unconfirmed job goes back to the queue.
@@ -73,9 +78,21 @@ impl JobThere {
     }
 }
 
+/// What every call meets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// Time until the answer.
+    pub after: Duration,
+    /// The answer, where it is not the right one.
+    pub status: Option<u16>,
+    /// Seconds after which to come back.
+    pub retry_after: Option<u64>,
+}
+
 #[derive(Clone)]
 pub struct Gitlab {
     address: SocketAddr,
+    line: watch::Sender<Line>,
     known: Arc<Mutex<Known>>,
     news: Arc<Notify>,
 }
@@ -83,15 +100,30 @@ pub struct Gitlab {
 impl Gitlab {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let gitlab = Self { address, known: Arc::default(), news: Arc::default() };
+        let (address, line) = line::carry(listener.local_addr().unwrap()).await;
+        let gitlab = Self { address, line, known: Arc::default(), news: Arc::default() };
         let router = Router::new()
             .route("/api/v4/jobs/request", post(request))
             .route("/api/v4/jobs/{id}/trace", patch(append))
             .route("/api/v4/jobs/{id}", put(update))
+            .layer(axum::middleware::from_fn_with_state(gitlab.clone(), trouble))
             .with_state(gitlab.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         gitlab
+    }
+
+    /// What becomes of connections from now on.
+    pub fn set_line(&self, line: Line) {
+        self.line.send_replace(line);
+    }
+
+    /// How every call is answered from now on instead of the right way, after how long.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.known.lock().unwrap().trouble = trouble;
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn url(&self) -> String {
@@ -121,6 +153,11 @@ impl Gitlab {
         self.known.lock().unwrap().open.1
     }
 
+    /// Calls that met trouble.
+    pub fn troubled(&self) -> usize {
+        self.known.lock().unwrap().troubled
+    }
+
     pub fn requests(&self) -> Vec<JobRequest> {
         self.known.lock().unwrap().requests.clone()
     }
@@ -133,6 +170,22 @@ impl Gitlab {
     pub fn request_faults(&self, statuses: impl IntoIterator<Item = u16>) {
         self.known.lock().unwrap().request_faults.extend(statuses);
     }
+}
+
+async fn trouble(State(gitlab): State<Gitlab>, request: Request, next: Next) -> Response {
+    let trouble = {
+        let mut known = gitlab.known.lock().unwrap();
+        known.troubled += usize::from(known.trouble.is_some());
+        known.trouble
+    };
+    let Some(Trouble { after, status, retry_after }) = trouble else { return next.run(request).await };
+    tokio::time::sleep(after).await;
+    let Some(status) = status else { return next.run(request).await };
+    let mut response = StatusCode::from_u16(status).unwrap().into_response();
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert("Retry-After", seconds.into());
+    }
+    response
 }
 
 async fn request(State(gitlab): State<Gitlab>, body: Bytes) -> Response {

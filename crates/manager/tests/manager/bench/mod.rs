@@ -1,22 +1,24 @@
 //! A manager between a GitLab over HTTP and a Kubernetes API in memory, whose kubelet is the test.
 
 pub mod access;
+pub mod faults;
+pub mod front;
 pub mod gitlab;
+pub mod line;
 
 use access::Access;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use faults::{Faults, State};
 use gitlab::Gitlab;
-use kube_server::{Kind, NoBackend, Selectors, Store, memory, router};
+use kube_server::{DeleteOptions, Kind, NoBackend, Selectors, Store, memory, router};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +28,7 @@ pub struct Bench {
     pub gitlab: Gitlab,
     pub store: Store,
     calls: Arc<Mutex<Vec<String>>>,
-    api_away: watch::Sender<bool>,
+    pub api: Faults,
     pub access: Access,
     pub pods: Pods,
 }
@@ -72,10 +74,19 @@ impl Pods {
 /// A manager at work.
 pub struct Running {
     stop: CancellationToken,
+    changes: (mpsc::Sender<manager::Change>, manager::Clusters),
     task: JoinHandle<Result<(), manager::Error>>,
 }
 
 impl Running {
+    /// Another configuration takes the place of its own.
+    pub async fn change(&self, text: &str) {
+        let (sender, clusters) = &self.changes;
+        let config = runner_config::parse(text).unwrap().config;
+        let sent = sender.send(manager::Change { config, clusters: clusters.clone() }).await;
+        assert!(sent.is_ok(), "the manager has ended");
+    }
+
     /// Stops it, and checks that it does so in time.
     pub async fn stop(self) {
         let begun = Instant::now();
@@ -102,7 +113,7 @@ impl Bench {
             gitlab: Gitlab::start().await,
             store: Store::new(),
             calls: Arc::default(),
-            api_away: watch::Sender::new(false),
+            api: Faults::default(),
             access: Access::default(),
             pods: Pods::default(),
         }
@@ -116,11 +127,11 @@ impl Bench {
             *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
             request
         });
-        let (away, access) = (self.api_away.clone(), self.access.clone());
+        let (faults, access) = (self.api.clone(), self.access.clone());
         let authorization = axum::middleware::from_fn(move |request, next| access.clone().through(request, next));
         let pods = self.pods.clone();
         let creation = axum::middleware::from_fn(move |request, next| pods.clone().through(request, next));
-        let door = axum::middleware::from_fn(move |request, next| through(away.clone(), request, next));
+        let door = axum::middleware::from_fn(move |request, next| faults.clone().through(request, next));
         let served =
             memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(creation).layer(authorization).layer(door));
         kube::Client::new(with_host.service(served), "default")
@@ -128,7 +139,7 @@ impl Bench {
 
     /// Whether the API answers with errors only; streams break off.
     pub fn set_api_away(&self, away: bool) {
-        self.api_away.send_replace(away);
+        self.api.set(if away { State::Away } else { State::Well });
     }
 
     /// Requests to the Kubernetes API so far.
@@ -143,46 +154,49 @@ impl Bench {
 
     /// A manager with more lines of `[[runners]]` as well.
     pub fn manager_of(&self, concurrent: u32, runner: &str, kubernetes: &str) -> Running {
-        let text = format!(
-            "concurrent = {concurrent}\ncheck_interval = 1\n[[runners]]\nname = \"one\"\nurl = \"{}\"\ntoken = \"glrt-secretrunnertoken\"\n\
-             executor = \"kubernetes\"\n{runner}\n[runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
-            self.gitlab.url()
-        );
-        let stop = CancellationToken::new();
-        let options = manager::Options {
-            config: runner_config::parse(&text).unwrap().config,
-            clusters: manager::Clusters::one("test", self.client()),
-            system_id: "s_test".to_owned(),
-            helper_image: "gantry-helper".to_owned(),
-            version: "1.2.3".to_owned(),
-            connect: manager::Connect::default(),
-            stop: stop.clone(),
-        };
-        Running { stop, task: tokio::spawn(manager::run(options)) }
+        self.manager_with(&self.config(concurrent, runner, kubernetes))
+    }
+
+    /// A manager with a whole configuration.
+    pub fn manager_with(&self, text: &str) -> Running {
+        self.run(text, manager::Clusters::one("test", self.client()))
     }
 
     /// A manager with a second entry, whose token is `second`, and whose pods go to the cluster of `other`.
     pub fn manager_of_two(&self, other: &Bench) -> Running {
-        let entry = |token: &str| {
-            format!(
-                "[[runners]]\nname = \"{token}\"\nurl = \"{}\"\ntoken = \"{token}\"\nexecutor = \"kubernetes\"\n\
-                 [runners.kubernetes]\nimage = \"alpine\"\n",
-                self.gitlab.url()
-            )
-        };
-        let text = format!("concurrent = 2\ncheck_interval = 1\n{}{}", entry("glrt-secretrunnertoken"), entry("second"));
+        let text = [self.config(2, "", ""), self.entry(("second", "second"), "", "")].concat();
         let known = [("a", self.client()), ("b", other.client())].map(|(name, client)| (name.to_owned(), client)).to_vec();
-        let stop = CancellationToken::new();
+        self.run(&text, manager::Clusters::several(known, vec![0, 1]))
+    }
+
+    fn run(&self, text: &str, clusters: manager::Clusters) -> Running {
+        let (stop, (sender, changes)) = (CancellationToken::new(), mpsc::channel(1));
         let options = manager::Options {
-            config: runner_config::parse(&text).unwrap().config,
-            clusters: manager::Clusters::several(known, vec![0, 1]),
+            config: runner_config::parse(text).unwrap().config,
+            changes: Some(changes),
+            clusters: clusters.clone(),
             system_id: "s_test".to_owned(),
             helper_image: "gantry-helper".to_owned(),
             version: "1.2.3".to_owned(),
             connect: manager::Connect::default(),
             stop: stop.clone(),
         };
-        Running { stop, task: tokio::spawn(manager::run(options)) }
+        Running { stop, changes: (sender, clusters), task: tokio::spawn(manager::run(options)) }
+    }
+
+    /// A configuration with one entry.
+    pub fn config(&self, concurrent: u32, runner: &str, kubernetes: &str) -> String {
+        let entry = self.entry(("one", "glrt-secretrunnertoken"), runner, kubernetes);
+        format!("concurrent = {concurrent}\ncheck_interval = 1\n{entry}")
+    }
+
+    /// An entry with its name and token.
+    pub fn entry(&self, (name, token): (&str, &str), runner: &str, kubernetes: &str) -> String {
+        format!(
+            "[[runners]]\nname = \"{name}\"\nurl = \"{}\"\ntoken = \"{token}\"\nexecutor = \"kubernetes\"\n{runner}\n\
+             [runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
+            self.gitlab.url()
+        )
     }
 
     /// Names of the objects of a kind that gantry made.
@@ -196,6 +210,18 @@ impl Bench {
     pub fn all(&self, kind: Kind) -> String {
         let objects = self.store.list(kind, None, &Selectors::default()).0;
         objects.iter().map(ToString::to_string).collect()
+    }
+
+    /// Plays whoever takes a pod away: its mark, and why.
+    pub fn mark_deleted(&self, pod: &str, reason: &str, message: &str) {
+        let marked = self.store.update(Kind::Pod, "default", pod, |object| {
+            object["spec"]["nodeName"] = json!("node-1");
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message});
+            object["status"]["conditions"] = json!([condition]);
+            Ok(())
+        });
+        marked.unwrap();
+        self.store.delete(Kind::Pod, "default", pod, &DeleteOptions::default()).unwrap();
     }
 
     /// Plays the kubelet.
@@ -256,20 +282,6 @@ impl Bench {
         until("an empty cluster", || left() == (vec![], vec![])).await;
         assert_eq!(self.access.refused(), Vec::<String>::new(), "the manager may do no more than it asks for");
     }
-}
-
-async fn through(away: watch::Sender<bool>, request: Request, next: Next) -> Response {
-    if *away.borrow() {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
-    }
-    let response = next.run(request).await;
-    let mut gone = away.subscribe();
-    response.map(|body| {
-        let cut = async move {
-            let _ = gone.wait_for(|away| *away).await;
-        };
-        Body::from_stream(body.into_data_stream().take_until(Box::pin(cut)))
-    })
 }
 
 pub fn pod(id: u64) -> String {
