@@ -6,6 +6,7 @@
 
 use crate::plan_job::WireJob;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::Duration;
 
@@ -75,6 +76,20 @@ pub struct Settings {
     pub pre_build_script: String,
     /// Commands after the job's script.
     pub post_build_script: String,
+    /// Shell of the job's scripts, as the configuration has it; empty means `bash`.
+    pub shell: String,
+    /// Commands in the helper before the source is fetched.
+    pub pre_get_sources_script: String,
+    /// Commands in the helper after it.
+    pub post_get_sources_script: String,
+    /// Whether git's configuration and hooks of an earlier job are removed; when not set, by the strategy.
+    pub clean_git_config: Option<bool>,
+    /// Whether a job may name its directory (`GIT_CLONE_PATH`); it may when not set.
+    pub custom_build_dir: Option<bool>,
+    /// What GitLab called the request that handed the job out; its git server logs it too.
+    pub correlation_id: String,
+    /// Feature flags that the configuration fixes.
+    pub feature_flags: BTreeMap<String, bool>,
     /// Seconds that a cancelled script has between TERM and KILL.
     pub cancel_grace_seconds: u64,
     /// How many tries the final update has.

@@ -23,6 +23,8 @@ pub(crate) struct WireJob {
     timeout_ms: u64,
     variables: Vec<WireVariable>,
     steps: Vec<WireStep>,
+    #[serde(default)]
+    hooks: Vec<(String, Vec<String>)>,
     image: Option<WireImage>,
     services: Vec<WireService>,
     artifacts: Vec<WireArtifact>,
@@ -118,6 +120,7 @@ impl From<&job::Job> for WireJob {
             timeout_ms: u64::try_from(job.timeout.as_millis()).unwrap_or(u64::MAX),
             variables: job.variables.iter().map(WireVariable::from).collect(),
             steps: job.steps.iter().map(WireStep::from).collect(),
+            hooks: job.hooks.iter().map(|hook| (hook.name.clone(), hook.script.clone())).collect(),
             image: job.image.as_ref().map(WireImage::from),
             services: job.services.iter().map(WireService::from).collect(),
             artifacts: job.artifacts.iter().map(WireArtifact::from).collect(),
@@ -149,6 +152,7 @@ impl WireJob {
             timeout: Duration::from_millis(self.timeout_ms),
             variables: self.variables.into_iter().map(WireVariable::into_variable).collect(),
             steps: self.steps.into_iter().map(WireStep::into_step).collect::<Result<_, _>>()?,
+            hooks: self.hooks.into_iter().map(|(name, script)| job::Hook { name, script }).collect(),
             image: self.image.map(WireImage::into_image).transpose()?,
             services: self.services.into_iter().map(WireService::into_service).collect::<Result<_, _>>()?,
             artifacts: self.artifacts.into_iter().map(WireArtifact::into_artifact).collect::<Result<_, _>>()?,
@@ -362,6 +366,7 @@ pub(crate) mod tests {
             timeout: std::time::Duration::from_millis(1500),
             variables: Variables::new(vec![variable.clone()]),
             steps: vec![job::Step { name: "script".into(), script: vec!["x".into()], when: When::Always, allow_failure: true }],
+            hooks: vec![job::Hook { name: "pre_get_sources_script".into(), script: vec!["h".into()] }],
             image: Some(image("alpine")),
             services: vec![job::Service {
                 image: image("redis"),

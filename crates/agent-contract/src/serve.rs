@@ -50,6 +50,9 @@ pub struct Start {
     pub script: String,
     /// Variables added to the container's own environment before the shell starts.
     pub env: Vec<(String, String)>,
+    /// Shell of the configuration; empty means bash, and sh where the image has no bash.
+    #[serde(default)]
+    pub shell: String,
     /// Where it starts; `None` means the container's working directory.
     pub cwd: Option<String>,
 }
@@ -169,7 +172,13 @@ mod tests {
     use bytes::{Bytes, BytesMut};
 
     fn frames() -> Vec<Frame> {
-        let start = Start { version: VERSION, script: "echo".into(), env: vec![("A".into(), "b\n".into())], cwd: None };
+        let start = Start {
+            version: VERSION,
+            script: "echo".into(),
+            shell: "sh".into(),
+            env: vec![("A".into(), "b\n".into())],
+            cwd: None,
+        };
         vec![
             Frame::Request(Request::Start(start)),
             Frame::Stdout(Bytes::from_static(b"\xff\0x")),

@@ -69,13 +69,53 @@ pub fn matches(pattern: &str, path: &str) -> bool {
         || pattern.strip_suffix("/**").is_some_and(|head| fast_glob::glob_match(head, path))
 }
 
+/// How hard it is packed (`ARTIFACT_COMPRESSION_LEVEL`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// Not at all.
+    Fastest,
+    /// Quickly.
+    Fast,
+    /// As everybody does.
+    #[default]
+    Default,
+    /// Better.
+    Slow,
+    /// As well as possible.
+    Slowest,
+}
+
+impl Level {
+    /// Reads GitLab's word; another one means the default.
+    pub fn parse(text: &str) -> Self {
+        match text.to_ascii_lowercase().as_str() {
+            "fastest" => Self::Fastest,
+            "fast" => Self::Fast,
+            "slow" => Self::Slow,
+            "slowest" => Self::Slowest,
+            _ => Self::Default,
+        }
+    }
+
+    fn to_zip(self) -> (CompressionMethod, Option<i64>) {
+        match self {
+            Self::Fastest => (CompressionMethod::Stored, None),
+            Self::Fast => (CompressionMethod::Deflated, Some(1)),
+            Self::Default => (CompressionMethod::Deflated, None),
+            Self::Slow => (CompressionMethod::Deflated, Some(7)),
+            Self::Slowest => (CompressionMethod::Deflated, Some(9)),
+        }
+    }
+}
+
 /// Writes a zip of `paths` below `directory` into `into`.
 ///
 /// # Errors
 /// When a file cannot be read or the disk is full.
-pub fn pack(directory: &Path, paths: &BTreeSet<PathBuf>, into: &Path) -> Result<()> {
+pub fn pack(directory: &Path, paths: &BTreeSet<PathBuf>, into: &Path, level: Level) -> Result<()> {
     let file = File::create(into).with_context(|| format!("failed to make {}", into.display()))?;
     let mut archive = zip::ZipWriter::new(io::BufWriter::new(file));
+    let (method, strength) = level.to_zip();
     for path in paths {
         let source = directory.join(path);
         let name = path.to_string_lossy().into_owned();
@@ -89,7 +129,7 @@ pub fn pack(directory: &Path, paths: &BTreeSet<PathBuf>, into: &Path) -> Result<
             archive.add_directory(name.as_str(), options).with_context(on_file)?;
         } else if meta.is_file() {
             let options =
-                options.compression_method(CompressionMethod::Deflated).large_file(meta.len() > u64::from(u32::MAX) / 2);
+                options.compression_method(method).compression_level(strength).large_file(meta.len() > u64::from(u32::MAX) / 2);
             archive.start_file(name.as_str(), options).with_context(on_file)?;
             io::copy(&mut File::open(&source).with_context(on_file)?, &mut archive).with_context(on_file)?;
         }
@@ -171,7 +211,7 @@ fn remove_file(target: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{matches, pack, select, unpack};
+    use super::{Level, matches, pack, select, unpack};
     use job::{Artifact, ArtifactFormat, When};
     use std::io::Write;
     use zip::write::SimpleFileOptions;
@@ -218,7 +258,7 @@ mod tests {
         let selection = select(root, &artifact(&["out/", ".git", "missing"], &["**/*.o"])).unwrap();
         assert_eq!(selection.found.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [4, 0, 0]);
         let archive = to.path().join("a.zip");
-        pack(root, &selection.paths, &archive).unwrap();
+        pack(root, &selection.paths, &archive, Level::default()).unwrap();
         let out = to.path().join("project");
         std::fs::create_dir(&out).unwrap();
         unpack(&archive, &out).unwrap();
@@ -228,6 +268,22 @@ mod tests {
             0o755
         );
         assert!(out.join("out/empty").is_dir() && !out.join("out/skip.o").exists());
+    }
+
+    #[test]
+    fn a_job_says_how_hard_its_artifacts_are_packed() {
+        let place = tempfile::tempdir().unwrap();
+        // Text that packs the better the longer one looks for repetitions.
+        let text: String = (0..20_000u32).map(|index| format!("{} ", index.wrapping_mul(2_654_435_761) % 977)).collect();
+        std::fs::write(place.path().join("file"), text).unwrap();
+        let paths = [std::path::PathBuf::from("file")].into();
+        let size = |word: &str| {
+            let into = place.path().join("a.zip");
+            pack(place.path(), &paths, &into, Level::parse(word)).unwrap();
+            std::fs::metadata(into).unwrap().len()
+        };
+        assert!(size("fastest") > size("fast") && size("fast") > size("slowest"));
+        assert_eq!(size("nonsense"), size(""));
     }
 
     #[test]

@@ -70,8 +70,8 @@ impl Build {
     ///
     /// # Errors
     /// When the build container is gone.
-    pub async fn start(&mut self, script: String, env: Vec<(String, String)>) -> Result<(), BuildError> {
-        self.send(Request::Start(Start { version: VERSION, script, env, cwd: None })).await
+    pub async fn start(&mut self, script: String, env: Vec<(String, String)>, shell: &str) -> Result<(), BuildError> {
+        self.send(Request::Start(Start { version: VERSION, script, env, shell: shell.to_owned(), cwd: None })).await
     }
 
     /// Signals the script's process group; KILL follows after `kill_after`.

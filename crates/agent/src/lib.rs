@@ -8,6 +8,8 @@ pub mod artifacts;
 pub mod build;
 pub mod git;
 pub mod log;
+pub mod process;
+pub mod reports;
 pub mod run;
 pub mod script;
 pub mod serve;

@@ -4,8 +4,10 @@
 //! [`Verdict`]: reported to GitLab when it can be reached, and left in the termination message in any case, so that
 //! the manager knows what is left to do.
 
+mod archives;
 mod durations;
 mod ending;
+mod setting;
 mod stages;
 mod transfers;
 

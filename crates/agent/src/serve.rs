@@ -88,6 +88,12 @@ fn terminate_set() -> libc::sigset_t {
     }
 }
 
+/// The shell for scripts: bash, and sh where there is none or the configuration wants it.
+pub fn shell(wanted: &str) -> Option<&'static str> {
+    let shells = SHELLS.into_iter().chain([agent_contract::names::MOUNTED_SHELL]);
+    shells.into_iter().filter(|shell| wanted != "sh" || !shell.ends_with("/bash")).find(|shell| Path::new(shell).exists())
+}
+
 /// The last part of a reserved path.
 pub fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
@@ -118,8 +124,7 @@ fn script(start: &Start, requests: UnixStream, input: BytesMut, (writer, childre
     if start.version > VERSION {
         bail!("the helper speaks version {}, this agent up to {VERSION}", start.version);
     }
-    let shells = SHELLS.into_iter().chain([agent_contract::names::MOUNTED_SHELL]);
-    let shell = shells.into_iter().find(|shell| Path::new(shell).exists()).context("the image has neither bash nor sh")?;
+    let shell = shell(&start.shell).context("the image has neither bash nor sh")?;
     let file =
         rustix::fs::memfd_create("script", rustix::fs::MemfdFlags::empty()).context("failed to keep the script in memory")?;
     let mut file = std::fs::File::from(file);

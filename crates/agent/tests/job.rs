@@ -3,6 +3,10 @@
 mod gitlab;
 #[path = "job/outages.rs"]
 mod outages;
+#[path = "job/scripts.rs"]
+mod scripts;
+#[path = "job/sources.rs"]
+mod sources;
 #[path = "job/timing.rs"]
 mod timing;
 
@@ -24,6 +28,9 @@ struct Pod {
     job: Job,
     timestamps: bool,
     tries: u32,
+    settings: Settings,
+    /// Searched for programs before the machine's own.
+    programs: Option<PathBuf>,
 }
 
 impl Pod {
@@ -60,7 +67,7 @@ impl Pod {
         let payload: gitlab_api::JobResponse = serde_json::from_value(payload).unwrap();
         let mut job = payload.into_job().unwrap();
         job.steps = vec![step("script", script, When::OnSuccess)];
-        Self { place, gitlab, job, timestamps: false, tries: 20 }
+        Self { place, gitlab, job, timestamps: false, tries: 20, settings: Settings::default(), programs: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -86,7 +93,7 @@ impl Pod {
                 cancel_grace_seconds: 1,
                 timestamps: self.timestamps,
                 output_limit: 1024 * 1024 * 1024,
-                ..Settings::default()
+                ..self.settings.clone()
             },
         };
         let parts = plan.to_parts().unwrap();
@@ -99,6 +106,10 @@ impl Pod {
             command.args(arguments).arg("--shared").arg(self.path("shared"));
             for (flag, path) in extra {
                 command.arg(flag).arg(path);
+            }
+            if let Some(programs) = &self.programs {
+                let path = std::env::var("PATH").unwrap_or_default();
+                command.env("PATH", format!("{}:{path}", programs.display()));
             }
             command.stdin(Stdio::null()).spawn().unwrap()
         };
@@ -349,7 +360,6 @@ async fn a_fetch_cleans_what_the_job_before_left_as_far_as_it_is_asked_to() {
     let mut pod = Pod::new(&["cat README", "ls"]).await;
     pod.job.variables.push(Variable::public("GIT_STRATEGY", "fetch"));
     pod.job.variables.push(Variable::public("GIT_CLEAN_FLAGS", "-ffdx -e kept"));
-    pod.job.variables.push(Variable::public("GIT_SUBMODULE_STRATEGY", "recursive"));
     assert_eq!(pod.finish().await.0, 0, "{}", pod.gitlab.trace());
     for name in ["kept", "left"] {
         std::fs::write(pod.path("builds/project").join(name), "x").unwrap();
@@ -359,7 +369,6 @@ async fn a_fetch_cleans_what_the_job_before_left_as_far_as_it_is_asked_to() {
     assert_eq!(pod.finish().await.0, 0, "{}", pod.gitlab.trace());
     let trace = pod.gitlab.trace();
     assert!(trace.contains("\nfrom git\n") && trace.contains("\nkept\n") && !trace.contains("\nleft\n"), "{trace}");
-    assert!(trace.contains("WARNING: submodules are not supported by gantry yet"), "{trace}");
 }
 
 #[tokio::test]
@@ -368,7 +377,8 @@ async fn a_job_whose_source_cannot_be_had_fails_without_after_script() {
     pod.job.git.repo_url = Secret::new("file:///nowhere");
     pod.after_script("echo not to be seen");
     let (run, _, verdict) = pod.finish().await;
-    assert_eq!((run, verdict.failure_reason.as_deref()), (1, Some("runner_system_failure")));
+    assert_eq!((run, verdict.failure_reason.as_deref()), (1, Some("script_failure")));
+    assert_eq!(verdict.exit_code, Some(1));
     assert!(!pod.gitlab.trace().contains("not to be seen\n"), "{}", pod.gitlab.trace());
 }
 

@@ -59,9 +59,9 @@ payload! {
         features: Features,
         /// External secrets; known, not done yet.
         secrets: serde_json::Map<String, Value>,
-        /// Hooks; known, not done yet.
-        hooks: Vec<Value>,
-        /// Native steps; known, not done yet.
+        /// What runs around the fetching of the source.
+        hooks: Vec<Hook>,
+        /// Native steps: the text of a JSON list, for the step runner.
         run: String,
         /// Job inputs; known, not done yet.
         inputs: Vec<Value>,
@@ -136,6 +136,13 @@ payload! {
         when: String,
         /// Failure does not count.
         allow_failure: bool,
+    }
+    /// One of `hooks`.
+    Hook {
+        /// Name.
+        name: String,
+        /// Commands.
+        script: Vec<String>,
     }
     /// `image` and one of `services`.
     Image {
@@ -215,12 +222,26 @@ payload! {
     }
 }
 
+/// The step that native steps become.
+const SCRIPT: &str = "script";
+/// Variable that carries them to the step runner.
+const STEPS: &str = "STEPS";
+/// Says what is missing before the shell says it less well.
+const STEP_RUNNER_CHECK: &str =
+    "command -v step-runner >/dev/null || { echo 'the job has `run`, and its image has no step-runner' >&2; exit 127; }";
+
 /// Why a payload cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PayloadError {
     /// A field that must be there is empty.
     #[error("job payload has no {0}")]
     Missing(&'static str),
+    /// Two ways to say what to do.
+    #[error("the job has `run` and `script`; it can have only one of them")]
+    RunAndScript,
+    /// The step runner's variable is taken.
+    #[error("the job has `run`, which sets the variable STEPS by itself")]
+    RunAndSteps,
     /// A word nobody knows.
     #[error("job payload has unknown {field} \"{value}\"")]
     UnknownWord {
@@ -240,14 +261,16 @@ impl JobResponse {
     ///
     /// # Errors
     /// A payload without number or token, or with a word we do not know where guessing could run the wrong thing.
-    pub fn into_job(self) -> Result<job::Job, PayloadError> {
+    pub fn into_job(mut self) -> Result<job::Job, PayloadError> {
         if self.id == 0 {
             return Err(PayloadError::Missing("id"));
         }
         if self.token.is_empty() {
             return Err(PayloadError::Missing("token"));
         }
+        self.check_run()?;
         let unsupported = self.unsupported();
+        self.run_by_the_step_runner();
         let image = (!self.image.name.is_empty()).then(|| self.image.clone().into_image()).transpose()?;
         let timeout = u64::try_from(self.runner_info.timeout).ok().filter(|seconds| *seconds > 0);
         Ok(job::Job {
@@ -266,6 +289,7 @@ impl JobResponse {
             timeout: Duration::from_secs(timeout.unwrap_or(DEFAULT_TIMEOUT_SECONDS)),
             variables: self.variables.into_iter().map(Variable::into_variable).collect(),
             steps: self.steps.into_iter().map(Step::into_step).collect::<Result<_, _>>()?,
+            hooks: self.hooks.into_iter().map(|hook| job::Hook { name: hook.name, script: hook.script }).collect(),
             image,
             services: self.services.into_iter().map(Image::into_service).collect::<Result<_, _>>()?,
             artifacts: self.artifacts.into_iter().map(Artifact::into_artifact).collect::<Result<_, _>>()?,
@@ -285,13 +309,38 @@ impl JobResponse {
         })
     }
 
+    /// `run` excludes what it is turned into.
+    fn check_run(&self) -> Result<(), PayloadError> {
+        if self.run.is_empty() {
+            return Ok(());
+        }
+        if self.steps.iter().any(|step| step.name == SCRIPT && !step.script.is_empty()) {
+            return Err(PayloadError::RunAndScript);
+        }
+        if self.variables.iter().any(|variable| variable.key == STEPS) {
+            return Err(PayloadError::RunAndSteps);
+        }
+        Ok(())
+    }
+
+    /// Native steps become a script that hands them to the step runner of the job's image, as GitLab Runner does where
+    /// it cannot run them itself.
+    fn run_by_the_step_runner(&mut self) {
+        if self.run.is_empty() {
+            return;
+        }
+        let steps = Variable { key: STEPS.to_owned(), value: std::mem::take(&mut self.run), raw: true, ..Variable::default() };
+        self.variables.push(steps);
+        self.steps.retain(|step| step.name != SCRIPT);
+        let script = vec![STEP_RUNNER_CHECK.to_owned(), "step-runner ci".to_owned()];
+        self.steps.insert(0, Step { name: SCRIPT.to_owned(), script, ..Step::default() });
+    }
+
     fn unsupported(&self) -> Vec<Unsupported> {
         let ports = self.services.iter().chain([&self.image]).any(|image| !image.ports.is_empty());
         [
             ("cache", !self.cache.is_empty(), false),
-            ("hooks", !self.hooks.is_empty(), true),
             ("secrets", !self.secrets.is_empty(), true),
-            ("run", !self.run.is_empty(), true),
             ("inputs", !self.inputs.is_empty(), true),
             ("ports of images and services", ports, false),
         ]
@@ -406,6 +455,29 @@ mod tests {
         assert_eq!(job.services[0].aliases, ["db", "cache"]);
         assert_eq!(job.unsupported[0].what, "cache");
         assert!(!job.unsupported[0].fatal);
+    }
+
+    #[test]
+    fn native_steps_are_handed_to_the_step_runner_of_the_image() {
+        let parse = |value| serde_json::from_value::<JobResponse>(value).unwrap().into_job();
+        let run = "[{\"name\": \"a\", \"script\": \"echo $A\"}]";
+        let job = parse(json!({"id": 1, "token": "t", "run": run, "steps": [{"name": "script", "script": []}]})).unwrap();
+        assert_eq!((job.steps.len(), job.steps[0].script.last().unwrap().as_str()), (1, "step-runner ci"));
+        let steps = job.variables.find("STEPS").unwrap();
+        assert_eq!((steps.value.as_str(), steps.raw), (run, true));
+        let both = parse(json!({"id": 1, "token": "t", "run": "[]", "steps": [{"name": "script", "script": ["x"]}]}));
+        assert_eq!(both.unwrap_err(), PayloadError::RunAndScript);
+        let taken = parse(json!({"id": 1, "token": "t", "run": "[]", "variables": [{"key": "STEPS", "value": "x"}]}));
+        assert_eq!(taken.unwrap_err(), PayloadError::RunAndSteps);
+    }
+
+    #[test]
+    fn hooks_keep_their_order() {
+        let hooks = json!([{"name": "pre_get_sources_script", "script": ["a", "b"]}, {"name": "post_get_sources_script", "script": ["c"]}]);
+        let job =
+            serde_json::from_value::<JobResponse>(json!({"id": 1, "token": "t", "hooks": hooks})).unwrap().into_job().unwrap();
+        assert!(job.unsupported.is_empty());
+        assert_eq!((job.hooks[0].name.as_str(), job.hooks[0].script.len(), job.hooks.len()), ("pre_get_sources_script", 2, 2));
     }
 
     #[test]

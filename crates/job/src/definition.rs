@@ -34,6 +34,8 @@ pub struct Job {
     pub variables: Variables,
     /// Its steps in order; `after_script` is one of them.
     pub steps: Vec<Step>,
+    /// What runs around the fetching of the source.
+    pub hooks: Vec<Hook>,
     /// The image of the build container, when the job names one.
     pub image: Option<Image>,
     /// The services beside it.
@@ -104,6 +106,15 @@ pub struct Step {
     pub when: When,
     /// Whether its failure leaves the job unharmed.
     pub allow_failure: bool,
+}
+
+/// Commands that run in the helper container at a point of the job's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `pre_get_sources_script` or `post_get_sources_script`.
+    pub name: String,
+    /// The commands.
+    pub script: Vec<String>,
 }
 
 /// Condition of a step or an artifact.

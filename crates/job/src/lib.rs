@@ -5,6 +5,7 @@
 //! rest of the program. Nothing here reads a clock, the environment, a disk or a network.
 
 pub mod failure;
+pub mod flags;
 pub mod secret;
 pub mod state;
 pub mod variables;
@@ -12,10 +13,11 @@ pub mod variables;
 mod definition;
 
 pub use definition::{
-    Artifact, ArtifactFormat, Credential, Dependency, Features, GitInfo, Image, Job, JobId, ProjectInfo, PullPolicy, RefType,
-    Service, Step, Unsupported, When,
+    Artifact, ArtifactFormat, Credential, Dependency, Features, GitInfo, Hook, Image, Job, JobId, ProjectInfo, PullPolicy,
+    RefType, Service, Step, Unsupported, When,
 };
 pub use failure::FailureReason;
+pub use flags::Flags;
 pub use secret::Secret;
 pub use state::{JobState, RemoteState};
 pub use variables::{Variable, Variables};

@@ -67,6 +67,11 @@ impl Variables {
         self.find(key).map(|variable| variable.value.as_str())
     }
 
+    /// The value that counts for `key` as a program would see it: expanded unless it is raw.
+    pub fn value(&self, key: &str) -> Option<String> {
+        self.find(key).map(|one| if one.raw { one.value.clone() } else { self.expand(&one.value) })
+    }
+
     /// The variables that count: each name once, at the place where it first appeared.
     pub fn effective(&self) -> Vec<&Variable> {
         let mut seen = std::collections::HashSet::new();
@@ -121,45 +126,66 @@ impl Extend<Variable> for Variables {
     }
 }
 
+/// Reads a switch as Go reads one, which is what GitLab documents for every variable that is one.
+pub fn parse_switch(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 /// Replaces `$NAME`, `${NAME}` and `$$` in `text`; `value` answers what a name stands for, `None` meaning nothing.
+///
+/// The grammar is that of Go's `os.Expand`: a parameter of the shell (`$1`, `$?`, `$@`, …) is one character long and
+/// stands for nothing here, `${` without its end and `${}` vanish, and a `$` before anything else stays.
 pub fn expand<'a>(text: &str, value: impl Fn(&str) -> Option<&'a str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
-        let after = &rest[dollar + 1..];
-        if let Some(tail) = after.strip_prefix('$') {
-            out.push('$');
-            rest = tail;
-        } else if let Some((name, tail)) = after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
-            out.push_str(value(name).unwrap_or_default());
-            rest = tail;
-        } else {
-            let length = name_length(after);
-            if length == 0 {
-                out.push('$');
-            } else {
-                out.push_str(value(&after[..length]).unwrap_or_default());
-            }
-            rest = &after[length..];
+        let (found, length) = reference(&rest[dollar + 1..]);
+        match found {
+            Reference::Dollar => out.push('$'),
+            Reference::Nothing => {}
+            Reference::Name(name) => out.push_str(value(name).unwrap_or_default()),
         }
+        rest = &rest[dollar + 1 + length..];
     }
     out.push_str(rest);
     out
 }
 
-/// How many bytes of `text` are a variable's name.
-fn name_length(text: &str) -> usize {
-    let starts_well = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-    if !starts_well {
-        return 0;
+/// What stands behind a `$`.
+enum Reference<'t> {
+    Dollar,
+    Nothing,
+    Name(&'t str),
+}
+
+/// The reference at the beginning of `text`, which follows a `$`, and how many bytes it has.
+fn reference(text: &str) -> (Reference<'_>, usize) {
+    let special = |byte: u8| b"*#$@!?-0123456789".contains(&byte);
+    let of_special = |byte: u8| if byte == b'$' { Reference::Dollar } else { Reference::Nothing };
+    match *text.as_bytes() {
+        [b'{', parameter, b'}', ..] if special(parameter) => (of_special(parameter), 3),
+        [b'{', ..] => match text.find('}') {
+            Some(1) => (Reference::Nothing, 2),
+            Some(end) => (Reference::Name(&text[1..end]), end + 1),
+            None => (Reference::Nothing, 1),
+        },
+        [parameter, ..] if special(parameter) => (of_special(parameter), 1),
+        _ => {
+            let length = text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+            if length == 0 { (Reference::Dollar, 0) } else { (Reference::Name(&text[..length]), length) }
+        }
     }
-    text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Variable, Variables};
+    use super::{Variable, Variables, parse_switch};
+    use proptest::prelude::*;
 
     fn sample() -> Variables {
         Variables::new(vec![
@@ -172,20 +198,51 @@ mod tests {
         ])
     }
 
+    /// What GitLab documents and what Go's `os.Expand` does: text and what becomes of it.
+    const TABLE: &[(&str, &str)] = &[
+        ("$A", "two"),
+        ("${A}x$A.y", "twoxtwo.y"),
+        ("$B", "$A and ${A}"),
+        ("$$A", "$A"),
+        ("$UNKNOWN|${UNKNOWN}", "|"),
+        ("$$$A$$$$", "$two$$"),
+        ("costs 5$", "costs 5$"),
+        ("$(date) $A$(id)", "$(date) two$(id)"),
+        ("`id` \"$A\" '$A' \\$A", "`id` \"two\" 'two' \\two"),
+        ("$1A $? $@ $* $# $! $- ${1}", "A       "),
+        ("${$}A ${}| ${open", "$A | open"),
+        ("${A:-x} ${B", " B"),
+        ("$A_ $Ax $A-x ${A}x", "  two-x twox"),
+        ("$é ${é} é$A€", "$é  étwo€"),
+        ("line\n$A\r\n$A", "line\ntwo\r\ntwo"),
+        ("$R", "$A"),
+        ("", ""),
+    ];
+
     #[test]
     fn texts_expand_in_a_single_pass() {
         let variables = sample();
-        for (text, expected) in [
-            ("$A", "two"),
-            ("${A}x$A.y", "twoxtwo.y"),
-            ("$B", "$A and ${A}"),
-            ("$$A", "$A"),
-            ("$UNKNOWN|${UNKNOWN}", "|"),
-            ("costs 5$", "costs 5$"),
-            ("$1 $(date) ${open", "$1 $(date) ${open"),
-            ("é$A€", "étwo€"),
-        ] {
-            assert_eq!(variables.expand(text), expected, "{text}");
+        for (text, expected) in TABLE {
+            assert_eq!(variables.expand(text), *expected, "{text}");
+        }
+    }
+
+    proptest! {
+        /// A text is the sum of its parts, so no row of the table can disturb its neighbour.
+        #[test]
+        fn any_sequence_of_the_table_expands_as_its_rows_do(rows in prop::collection::vec(0..TABLE.len(), 0..12)) {
+            // Between rows stands what ends a name, and closes a brace that a row may leave open.
+            let rows: Vec<_> = rows.into_iter().map(|row| TABLE[row]).filter(|(text, _)| !text.ends_with("5$") && !text.contains("${open") && !text.contains("${B")).collect();
+            let text: String = rows.iter().map(|(text, _)| format!("{text}|")).collect();
+            let expected: String = rows.iter().map(|(_, expected)| format!("{expected}|")).collect();
+            prop_assert_eq!(sample().expand(&text), expected);
+        }
+
+        /// Hostile text neither panics nor grows: each reference is replaced by one value, which is not looked at again.
+        #[test]
+        fn any_text_expands_to_something_bounded(text in "[$A{}_(é1 ]{0,200}") {
+            let variables = Variables::new(vec![Variable::public("A", "$A$A")]);
+            prop_assert!(variables.expand(&text).len() <= text.len() * 4);
         }
     }
 
@@ -194,5 +251,14 @@ mod tests {
         let keys: Vec<_> = sample().expanded().iter().map(|variable| (variable.key.clone(), variable.value.clone())).collect();
         let expected = [("A", "two"), ("B", "two and two"), ("R", "$A"), ("CI_COMMIT_REF_PROTECTED", "false")];
         assert_eq!(keys, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn switches_are_read_as_go_reads_them() {
+        for (text, expected) in
+            [("1", Some(true)), ("True", Some(true)), ("f", Some(false)), ("yes", None), ("", None), ("tRUE", None)]
+        {
+            assert_eq!(parse_switch(text), expected, "{text}");
+        }
     }
 }

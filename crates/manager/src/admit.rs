@@ -169,8 +169,9 @@ fn refuse(manager: &Arc<Manager>, job: Tracked, (reason, sentence): (FailureReas
 fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String) -> Plan {
     let config = &runner.config;
     // What the runner sets stands in front: a job's own variables win.
-    let mut variables: job::Variables = runner_variables(manager, runner).into_iter().collect();
+    let mut variables: job::Variables = runner_variables(runner).into_iter().collect();
     variables.extend(job.variables.iter().cloned());
+    variables.extend(about_the_runner(manager));
     job.variables = variables;
     let builds_dir = match job.variables.expand(&config.builds_dir) {
         empty if empty.is_empty() => names::BUILDS_DIR.to_owned(),
@@ -196,6 +197,12 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String)
             output_limit: if config.output_limit == 0 { OUTPUT_LIMIT } else { config.output_limit } * 1024,
             pre_build_script: config.pre_build_script.clone(),
             post_build_script: config.post_build_script.clone(),
+            shell: config.shell.clone(),
+            pre_get_sources_script: config.pre_get_sources_script.clone(),
+            post_get_sources_script: config.post_get_sources_script.clone(),
+            clean_git_config: config.clean_git_config,
+            custom_build_dir: config.custom_build_dir.enabled,
+            feature_flags: config.feature_flags.clone(),
             cancel_grace_seconds: 0,
             final_update_tries: FINAL_UPDATE_TRIES,
             warnings: pod_spec::warnings(&job, config),
@@ -205,13 +212,16 @@ fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String)
     }
 }
 
-fn runner_variables(manager: &Manager, runner: &RunnerSide) -> Vec<Variable> {
+/// What a job cannot change.
+fn about_the_runner(manager: &Manager) -> [Variable; 2] {
+    let architecture = format!("{}/{}", std::env::consts::OS, manager.info().architecture);
+    [("CI_RUNNER_VERSION", manager.version.clone()), ("CI_RUNNER_EXECUTABLE_ARCH", architecture)]
+        .map(|(key, value)| Variable { raw: true, ..Variable::public(key, value) })
+}
+
+fn runner_variables(runner: &RunnerSide) -> Vec<Variable> {
     let raw = |key: &str, value: &str| Variable { raw: true, ..Variable::public(key, value) };
-    let mut list = vec![
-        raw("CI_RUNNER_SHORT_TOKEN", runner.config.short_token()),
-        raw("CI_RUNNER_VERSION", &manager.version),
-        raw("CI_RUNNER_EXECUTABLE_ARCH", &format!("{}/{}", std::env::consts::OS, manager.info().architecture)),
-    ];
+    let mut list = vec![raw("CI_RUNNER_SHORT_TOKEN", runner.config.short_token())];
     let authority = runner.ca_pem.as_deref();
     let authority = authority.map(|pem| Variable::internal("CI_SERVER_TLS_CA_FILE", pem));
     list.extend(authority.map(|variable| Variable { file: true, raw: true, ..variable }));

@@ -58,12 +58,32 @@ pub struct Runner {
     pub builds_dir: String,
     /// `KEY=VALUE` variables for every job.
     pub environment: Vec<String>,
+    /// Shell of the job's scripts: `bash` (which falls back to `sh`) when empty, or `sh`.
+    pub shell: String,
+    /// Commands in the helper before the source is fetched.
+    pub pre_get_sources_script: String,
+    /// Commands in the helper after it.
+    pub post_get_sources_script: String,
+    /// Whether git's configuration and hooks of an earlier job are removed.
+    pub clean_git_config: Option<bool>,
+    /// Whether a job may name its directory.
+    pub custom_build_dir: CustomBuildDir,
+    /// Feature flags, which a job cannot change.
+    pub feature_flags: BTreeMap<String, bool>,
     /// Commands before the job's script.
     pub pre_build_script: String,
     /// Commands after it.
     pub post_build_script: String,
     /// Pods.
     pub kubernetes: Kubernetes,
+}
+
+/// `[runners.custom_build_dir]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct CustomBuildDir {
+    /// Whether `GIT_CLONE_PATH` counts; it does when not set.
+    pub enabled: Option<bool>,
 }
 
 /// `[runners.kubernetes]`.

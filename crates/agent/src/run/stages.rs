@@ -3,18 +3,18 @@
 //! `canceling` ends the script and goes on with `after_script` and uploads; `canceled`, SIGTERM and the job's timeout
 //! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
 
-use super::{Ending, Places, durations, transfers};
+use super::setting::Setting;
+use super::{Ending, Places, durations};
 use crate::build::{Build, BuildError, Event, Exited};
-use crate::script::{self, ScriptParts};
+use crate::git::Sources;
+use crate::script::{self, Group, ScriptParts};
 use crate::trace::Trace;
-use crate::{artifacts, git};
+use agent_contract::serve::FrameError;
 use agent_contract::{Plan, names};
-use anyhow::{Context, Result};
-use gitlab_api::artifacts::UploadQuery;
 use gitlab_api::log::{self, Stream};
 use gitlab_client::Client;
-use job::{Artifact, ArtifactFormat, Dependency, FailureReason, RemoteState, Step};
-use std::path::{Path, PathBuf};
+use job::{FailureReason, RemoteState, Step};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -27,6 +27,9 @@ const LISTENS_STILL: Duration = Duration::from_secs(5);
 const TOLD_TOO: Duration = Duration::from_secs(1);
 /// What GitLab Runner points to.
 const ABOUT_TIMEOUTS: &str = "https://docs.gitlab.com/ci/runners/configure_runners/#set-script-and-after_script-timeouts";
+/// Between two tries of a stage (FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY: 5 s to 5 min).
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// Longer than any job: a clock has an end.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -59,14 +62,14 @@ impl Guard {
 
 /// The job on its way.
 pub struct Stages<'a> {
-    plan: &'a Plan,
-    client: &'a Client,
-    trace: Trace,
+    pub(super) plan: &'a Plan,
+    pub(super) client: &'a Client,
+    pub(super) trace: Trace,
     socket: PathBuf,
-    directory: PathBuf,
+    pub(super) setting: Setting,
+    impossible: Option<Ending>,
     remote: watch::Receiver<RemoteState>,
     deadline: Instant,
-    variables: Vec<(String, String)>,
     prepared: bool,
     build_was_there: bool,
 }
@@ -74,15 +77,16 @@ pub struct Stages<'a> {
 impl<'a> Stages<'a> {
     /// Before the first stage; the job's time runs from here.
     pub fn new(plan: &'a Plan, places: &Places, client: &'a Client, trace: Trace) -> Self {
+        let (setting, impossible) = Setting::of(plan);
         Self {
             plan,
             client,
             remote: trace.remote(),
             trace,
             socket: places.shared.join(crate::serve::file_name(names::SERVE_SOCKET)),
-            directory: PathBuf::from(&plan.workspace.project_dir),
+            setting,
+            impossible,
             deadline: Instant::now() + plan.timeout().min(LONGEST),
-            variables: Vec::new(),
             prepared: false,
             build_was_there: false,
         }
@@ -112,7 +116,8 @@ impl<'a> Stages<'a> {
             ending = failed;
         }
         self.section("cleanup_file_variables", "Cleaning up project directory and file based variables").await;
-        let _ = std::fs::remove_dir_all(self.file_directory());
+        self.sources().clean_up().await;
+        let _ = std::fs::remove_dir_all(&self.setting.temporary);
         self.section_end("cleanup_file_variables").await;
         ending
     }
@@ -142,6 +147,13 @@ impl<'a> Stages<'a> {
         self.trace.line(&format!("\x1b[0KRunning with gantry {}", settings.version)).await;
         let runner = format!("  on {} {}, system ID: {}", settings.runner_name, settings.runner_short_token, settings.system_id);
         self.trace.line(&format!("\x1b[0K{runner}")).await;
+        let unusual = self.setting.flags.unusual();
+        if !unusual.is_empty() {
+            self.trace.line(&format!("\x1b[0K  feature flags: {unusual}")).await;
+        }
+        if !self.setting.warnings.is_empty() {
+            self.trace.line(&format!("\x1b[0;33mWARNING: {}", self.setting.warnings.join("\n"))).await;
+        }
         self.section("prepare_executor", "Preparing the \"kubernetes\" executor").await;
         self.trace.line(&format!("\x1b[0KUsing Kubernetes namespace: {}", settings.namespace)).await;
         self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
@@ -159,63 +171,65 @@ impl<'a> Stages<'a> {
             let message = format!("the job needs {}, which gantry does not support yet", fatal.what);
             return Err(Ending::failed(FailureReason::RunnerConfigurationError, message));
         }
+        if let Some(ending) = self.impossible.take() {
+            return Err(ending);
+        }
+        let failed = |error: anyhow::Error| Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}"));
+        self.setting.write().map_err(failed)?;
         self.section("prepare_script", "Preparing environment").await;
         self.trace
             .line(&format!("\x1b[0KRunning on {} via {}...", self.plan.settings.pod_name, self.plan.settings.system_id))
             .await;
         self.section_end("prepare_script").await;
-        self.section("get_sources", "Getting source from Git repository").await;
-        let tries = self.attempts("GET_SOURCES_ATTEMPTS");
-        for attempt in 1..=tries {
-            let fetched = git::get_sources(&self.plan.job, &self.plan.coordinator, &self.directory, &self.trace).await;
-            match fetched {
-                Ok(()) => break,
-                Err(error) if attempt == tries => {
-                    self.section_end("get_sources").await;
-                    return Err(Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}")));
-                }
-                Err(error) => self.trace.line(&format!("\x1b[0;33mWARNING: attempt {attempt} of {tries}: {error:#}")).await,
-            }
-        }
-        self.section_end("get_sources").await;
-        self.variables =
-            self.script_variables().map_err(|error| Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}")))?;
+        self.get_sources().await?;
         self.prepared = true;
         self.downloads().await
     }
 
-    fn attempts(&self, variable: &str) -> u32 {
-        self.plan.job.variables.get(variable).and_then(|text| text.trim().parse().ok()).unwrap_or(1).clamp(1, 10)
-    }
-
-    async fn downloads(&self) -> Result<(), Ending> {
-        let wanted: Vec<_> = self.plan.job.dependencies.iter().filter(|one| !one.filename.is_empty()).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        self.section("download_artifacts", "Downloading artifacts").await;
-        for dependency in wanted {
-            if let Err(error) = self.download(dependency).await {
-                let message = format!("failed to download the artifacts of {} ({}): {error:#}", dependency.name, dependency.id);
-                self.section_end("download_artifacts").await;
-                return Err(Ending::failed(FailureReason::ScriptFailure, message));
+    /// Tried as often as the job wants; what is left of a failed try goes before the second one.
+    async fn get_sources(&self) -> Result<(), Ending> {
+        let tries = self.setting.attempts("GET_SOURCES_ATTEMPTS");
+        for attempt in 1..=tries {
+            if attempt == 2 {
+                let title = "Deleting all tracked and untracked files due to source fetch failure";
+                self.section("clear_worktree", title).await;
+                self.sources().clear_worktree().await;
+                self.section_end("clear_worktree").await;
             }
+            self.section("get_sources", "Getting source from Git repository").await;
+            let fetched = self.sources().get().await;
+            if let Err(error) = &fetched {
+                self.trace.line(&format!("\x1b[31;1mERROR: {error:#}")).await;
+            }
+            self.section_end("get_sources").await;
+            if fetched.is_ok() {
+                return Ok(());
+            }
+            self.pause_before(attempt + 1, tries).await;
         }
-        self.section_end("download_artifacts").await;
-        Ok(())
+        Err(helper_failed())
     }
 
-    async fn download(&self, dependency: &Dependency) -> Result<()> {
-        self.trace.line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
-        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
-        let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), &archive).await;
-        transfers::persist(&self.trace, "the download", transfer).await?;
-        let (from, into) = (archive.to_path_buf(), self.directory.clone());
-        let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
-            .await
-            .context("the unpacking was given up")??;
-        self.trace.line(&format!("Downloading artifacts from coordinator... ok  id={} files={files}", dependency.id)).await;
-        Ok(())
+    fn sources(&self) -> Sources<'_> {
+        let setting = &self.setting;
+        Sources {
+            plan: self.plan,
+            directory: &setting.directory,
+            temporary: &setting.temporary,
+            variables: &setting.variables,
+            flags: &setting.flags,
+            settings: &setting.git,
+            trace: &self.trace,
+        }
+    }
+
+    /// A server in trouble gets time to recover.
+    pub(super) async fn pause_before(&self, attempt: u32, tries: u32) {
+        if attempt <= tries && self.setting.flags.is_on("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY") {
+            let pause = (FIRST_PAUSE * 2u32.saturating_pow(attempt.saturating_sub(2))).min(LONGEST_PAUSE);
+            self.trace.line(&format!("\x1b[0;33mWARNING: trying again in {}", durations::print(pause))).await;
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Every step but `after_script`, as long as their conditions hold.
@@ -255,13 +269,19 @@ impl<'a> Stages<'a> {
         let name = format!("step_{}", step.name);
         self.section(&name, &format!("Executing \"{name}\" stage of the job script")).await;
         let settings = &self.plan.settings;
-        let surround = |text: &String| (!text.is_empty()).then(|| text.clone());
-        let commands: Vec<String> = surround(&settings.pre_build_script)
-            .into_iter()
-            .chain(step.script.iter().cloned())
-            .chain(surround(&settings.post_build_script))
-            .collect();
-        let ending = self.script(&commands, "running", limit).await;
+        let around = |text: &String| if text.is_empty() { Vec::new() } else { vec![text.clone()] };
+        let (before, after) = (around(&settings.pre_build_script), around(&settings.post_build_script));
+        // The commands of a release are GitLab's own, and only there the runner expands variables.
+        let commands = match step.name.as_str() {
+            "release" => step.script.iter().map(|line| self.setting.expanded.expand(line)).collect(),
+            _ => step.script.clone(),
+        };
+        let groups = [
+            Group { name: "pre_build_script", commands: &before },
+            Group { name: "script_step", commands: &commands },
+            Group { name: "post_build_script", commands: &after },
+        ];
+        let ending = self.script(&groups, "running", limit).await;
         self.section_end(&name).await;
         self.say_if_out_of_time(&name, &ending).await;
         ending
@@ -285,13 +305,15 @@ impl<'a> Stages<'a> {
         (Instant::now() + limit).min(self.deadline)
     }
 
-    /// Answers what ends the job whatever its script did.
+    /// Answers what ends the job whatever its script did, and its own failure where that counts
+    /// (`AFTER_SCRIPT_IGNORE_ERRORS` is false).
     async fn after_script(&mut self, ending: &Ending) -> Option<Ending> {
         let step = self.plan.job.steps.iter().find(|step| step.name == "after_script" && !step.script.is_empty())?;
         self.section("after_script", "Running after_script").await;
         self.trace.work_line("\x1b[32;1mRunning after script...").await;
         let limit = self.limit("RUNNER_AFTER_SCRIPT_TIMEOUT", AFTER_SCRIPT).await;
-        let result = self.script(&step.script.clone(), ending.status_word(), limit).await;
+        let groups = [Group { name: "after_script_step", commands: &step.script }];
+        let result = self.script(&groups, ending.status_word(), limit).await;
         self.section_end("after_script").await;
         self.say_if_out_of_time("after_script", &result).await;
         if result == Ending::Abandoned || result == terminated() {
@@ -299,6 +321,9 @@ impl<'a> Stages<'a> {
         }
         if Instant::now() >= self.deadline {
             return Some(ending_of(Stop::Timeout, self.plan.timeout()));
+        }
+        if ending.is_success() && !result.is_success() && !self.setting.switch("AFTER_SCRIPT_IGNORE_ERRORS", true) {
+            return Some(result);
         }
         if let Ending::Failed { message, .. } = result {
             self.trace
@@ -309,11 +334,16 @@ impl<'a> Stages<'a> {
     }
 
     /// Runs commands in the build container until they end or something ends them.
-    async fn script(&mut self, commands: &[String], status: &str, limit: Instant) -> Ending {
-        let mut variables = self.variables.clone();
+    async fn script(&mut self, groups: &[Group<'_>], status: &str, limit: Instant) -> Ending {
+        let mut variables = self.setting.variables.clone();
         variables.push(("CI_JOB_STATUS".to_owned(), status.to_owned()));
-        let directory = self.directory.display().to_string();
-        let text = script::text(&ScriptParts { variables: &variables, directory: &directory, commands });
+        let text = script::text(&ScriptParts {
+            variables: &variables,
+            env_file: &self.setting.env_file().display().to_string(),
+            directory: &self.setting.directory.display().to_string(),
+            groups,
+            options: self.setting.options,
+        });
         let odd = variables.iter().filter(|(name, _)| !script::is_shell_name(name) && !name.is_empty() && !name.contains('='));
         let env: Vec<_> = odd.cloned().collect();
         // A cancel ends the script alone (behaviour 9).
@@ -325,7 +355,7 @@ impl<'a> Stages<'a> {
             () = tokio::time::sleep(LISTENS_STILL), if self.build_was_there => return lost(&BuildError::Gone),
         };
         self.build_was_there = true;
-        if let Err(error) = build.start(text, env).await {
+        if let Err(error) = build.start(text, env, &self.plan.settings.shell).await {
             return lost(&error);
         }
         let (exited, stop) = self.follow(&mut build, limit, after_cancel).await;
@@ -398,105 +428,14 @@ impl<'a> Stages<'a> {
         build.next().await
     }
 
-    async fn uploads(&self, ending: &Ending) -> Result<(), Ending> {
-        let wanted: Vec<_> = self.plan.job.artifacts.iter().filter(|one| one.when.applies(ending.is_success())).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let outcome = if ending.is_success() { ("on_success", "successful") } else { ("on_failure", "failed") };
-        let name = format!("upload_artifacts_{}", outcome.0);
-        self.section(&name, &format!("Uploading artifacts for {} job", outcome.1)).await;
-        let mut result = Ok(());
-        for artifact in wanted {
-            if let Err(error) = self.upload(artifact).await {
-                result = Err(Ending::failed(FailureReason::ScriptFailure, format!("failed to upload artifacts: {error:#}")));
-            }
-        }
-        self.section_end(&name).await;
-        result
-    }
-
-    async fn upload(&self, artifact: &Artifact) -> Result<()> {
-        self.trace.line("\x1b[32;1mUploading artifacts...").await;
-        if artifact.format != ArtifactFormat::Zip || artifact.untracked {
-            let what = if artifact.untracked { "untracked".to_owned() } else { format!("format {}", artifact.format.as_str()) };
-            self.trace.line(&format!("\x1b[0;33mWARNING: artifacts with {what} are not supported by gantry yet")).await;
-        }
-        if artifact.format != ArtifactFormat::Zip {
-            return Ok(());
-        }
-        let expand = |list: &[String]| list.iter().map(|text| self.plan.job.variables.expand(text)).collect();
-        let expanded = Artifact { paths: expand(&artifact.paths), exclude: expand(&artifact.exclude), ..artifact.clone() };
-        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
-        let (directory, into) = (self.directory.clone(), archive.to_path_buf());
-        let packed = tokio::task::spawn_blocking(move || {
-            let selection = artifacts::select(&directory, &expanded)?;
-            artifacts::pack(&directory, &selection.paths, &into).map(|()| selection)
-        });
-        let selection = packed.await.context("the packing was given up")??;
-        for (pattern, count) in &selection.found {
-            let line = match count {
-                0 => format!(
-                    "\x1b[0;33mWARNING: {pattern}: no matching files. Ensure that the artifact path is relative to the working directory"
-                ),
-                count => format!("{pattern}: found {count} matching artifact files and directories"),
-            };
-            self.trace.line(&line).await;
-        }
-        if selection.paths.is_empty() {
-            self.trace.line("\x1b[31;1mERROR: No files to upload").await;
-            return Ok(());
-        }
-        let name = self.plan.job.variables.expand(&artifact.name).replace('/', "_");
-        let filename = format!("{}.zip", if name.is_empty() { "artifacts" } else { &name });
-        let query = UploadQuery {
-            artifact_format: artifact.format.as_str().to_owned(),
-            artifact_type: artifact.artifact_type.clone(),
-            expire_in: artifact.expire_in.clone(),
-        };
-        let job = &self.plan.job;
-        let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
-        transfers::persist(&self.trace, "the upload", transfer).await?;
-        self.trace
-            .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
-            .await;
-        Ok(())
-    }
-
-    /// What scripts get: the job's variables expanded, files written, the runner's own on top.
-    fn script_variables(&self) -> Result<Vec<(String, String)>> {
-        let files = self.file_directory();
-        let mut list = self.plan.job.variables.clone();
-        list.extend(runner_variables(self.plan, &self.directory));
-        let as_paths: job::Variables = list
-            .effective()
-            .into_iter()
-            .map(|one| {
-                let path = files.join(&one.key).display().to_string();
-                if one.file { job::Variable { value: path, raw: true, ..one.clone() } } else { one.clone() }
-            })
-            .collect();
-        for one in list.effective().into_iter().filter(|one| one.file) {
-            anyhow::ensure!(script::is_shell_name(&one.key), "the file variable {:?} has a name that is no file name", one.key);
-            std::fs::create_dir_all(&files).with_context(|| format!("failed to make {}", files.display()))?;
-            let path = files.join(&one.key);
-            std::fs::write(&path, &one.value).with_context(|| format!("failed to write {}", path.display()))?;
-        }
-        Ok(as_paths.expanded().iter().map(|one| (one.key.clone(), one.value.replace('\0', ""))).collect())
-    }
-
-    fn file_directory(&self) -> PathBuf {
-        PathBuf::from(format!("{}.tmp", self.directory.display()))
-    }
-
-    async fn section(&self, id: &str, title: &str) {
+    pub(super) async fn section(&self, id: &str, title: &str) {
         if self.plan.job.features.trace_sections {
             self.trace.own(Stream::RUNNER, log::section_start(now(), id, "").as_bytes());
         }
         self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m")).await;
     }
 
-    async fn section_end(&self, id: &str) {
+    pub(super) async fn section_end(&self, id: &str) {
         if self.plan.job.features.trace_sections {
             self.trace.own(Stream::RUNNER, log::section_end(now(), id).as_bytes());
         }
@@ -507,15 +446,17 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-fn runner_variables(plan: &Plan, directory: &Path) -> Vec<job::Variable> {
-    let builds = plan.workspace.builds_dir.clone();
-    let project = directory.display().to_string();
-    [("CI_BUILDS_DIR", builds), ("CI_PROJECT_DIR", project), ("CI_SERVER", "yes".to_owned())]
-        .map(|(key, value)| job::Variable { raw: true, ..job::Variable::public(key, value) })
-        .into()
+/// A stage of the helper failed, which said why in the log: the same as a command of the job, to GitLab.
+pub(super) fn helper_failed() -> Ending {
+    let message = "command terminated with exit code 1".to_owned();
+    Ending::Failed { reason: FailureReason::ScriptFailure, exit_code: Some(1), message }
 }
 
 fn lost(error: &BuildError) -> Ending {
+    if let BuildError::Protocol(FrameError::TooLong(bytes)) = error {
+        let message = format!("the script and its variables have {bytes} bytes, more than can be handed to a shell");
+        return Ending::failed(FailureReason::RunnerConfigurationError, message);
+    }
     let reason = if matches!(error, BuildError::Refused(_)) {
         FailureReason::RunnerConfigurationError
     } else {

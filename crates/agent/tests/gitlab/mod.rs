@@ -1,6 +1,7 @@
 //! A GitLab for one job over real HTTP: it keeps the trace, checks offsets, and misbehaves when told to.
 
 pub mod network;
+pub mod repositories;
 
 use axum::Router;
 use axum::body::Bytes;

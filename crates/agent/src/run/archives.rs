@@ -1,0 +1,156 @@
+//! Artifacts between the project directory and GitLab, as stages of the job.
+
+use super::Ending;
+use super::stages::{Stages, helper_failed};
+use super::transfers;
+use crate::{artifacts, reports};
+use anyhow::{Context, Result};
+use gitlab_api::artifacts::UploadQuery;
+use job::{Artifact, ArtifactFormat, Dependency, FailureReason};
+
+impl Stages<'_> {
+    /// Artifacts of earlier jobs, tried as often as the job wants.
+    pub(super) async fn downloads(&self) -> Result<(), Ending> {
+        let wanted: Vec<_> = self.plan.job.dependencies.iter().filter(|one| !one.filename.is_empty()).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let tries = self.setting.attempts("ARTIFACT_DOWNLOAD_ATTEMPTS");
+        for attempt in 1..=tries {
+            self.section("download_artifacts", "Downloading artifacts").await;
+            let mut result = Ok(());
+            for dependency in &wanted {
+                result = self.download(dependency).await;
+                if let Err(error) = &result {
+                    let of = format!("{} ({})", dependency.name, dependency.id);
+                    self.trace.work_line(&format!("\x1b[31;1mERROR: failed to download the artifacts of {of}: {error:#}")).await;
+                    break;
+                }
+            }
+            self.section_end("download_artifacts").await;
+            if result.is_ok() {
+                return Ok(());
+            }
+            self.pause_before(attempt + 1, tries).await;
+        }
+        Err(helper_failed())
+    }
+
+    async fn download(&self, dependency: &Dependency) -> Result<()> {
+        self.trace.work_line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
+        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), &archive).await;
+        transfers::persist(&self.trace, "the download", transfer).await?;
+        let (from, into) = (archive.to_path_buf(), self.setting.directory.clone());
+        let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
+            .await
+            .context("the unpacking was given up")??;
+        self.trace.work_line(&format!("Downloading artifacts from coordinator... ok  id={} files={files}", dependency.id)).await;
+        Ok(())
+    }
+
+    /// Artifacts of this job that fit how it ended.
+    pub(super) async fn uploads(&self, ending: &Ending) -> Result<(), Ending> {
+        let wanted: Vec<_> = self.plan.job.artifacts.iter().filter(|one| one.when.applies(ending.is_success())).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let outcome = if ending.is_success() { ("on_success", "successful") } else { ("on_failure", "failed") };
+        let name = format!("upload_artifacts_{}", outcome.0);
+        self.section(&name, &format!("Uploading artifacts for {} job", outcome.1)).await;
+        let mut result = Ok(());
+        for artifact in wanted {
+            if let Err(error) = self.upload(artifact).await {
+                result = Err(Ending::failed(FailureReason::ScriptFailure, format!("failed to upload artifacts: {error:#}")));
+            }
+        }
+        self.section_end(&name).await;
+        result
+    }
+
+    async fn upload(&self, artifact: &Artifact) -> Result<()> {
+        self.trace.work_line("\x1b[32;1mUploading artifacts...").await;
+        if artifact.untracked {
+            self.trace.work_line("\x1b[0;33mWARNING: artifacts with untracked are not supported by gantry yet").await;
+        }
+        let variables = &self.setting.expanded;
+        let expand = |list: &[String]| list.iter().map(|text| variables.expand(text)).collect();
+        let expanded = Artifact { paths: expand(&artifact.paths), exclude: expand(&artifact.exclude), ..artifact.clone() };
+        let level = artifacts::Level::parse(variables.get("ARTIFACT_COMPRESSION_LEVEL").unwrap_or_default());
+        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        let (directory, into, format) = (self.setting.directory.clone(), archive.to_path_buf(), artifact.format);
+        let packed = tokio::task::spawn_blocking(move || {
+            let selection = artifacts::select(&directory, &expanded)?;
+            let paths = &selection.paths;
+            match format {
+                _ if paths.is_empty() => Ok(()),
+                ArtifactFormat::Zip => artifacts::pack(&directory, paths, &into, level),
+                ArtifactFormat::Gzip => reports::pack_gzip(&directory, paths, &into),
+                ArtifactFormat::Raw => reports::pack_raw(&directory, paths, &into),
+            }
+            .map(|()| selection)
+        });
+        let selection = packed.await.context("the packing was given up")??;
+        for (pattern, count) in &selection.found {
+            let line = match count {
+                0 => format!(
+                    "\x1b[0;33mWARNING: {pattern}: no matching files. Ensure that the artifact path is relative to the working directory"
+                ),
+                count => format!("{pattern}: found {count} matching artifact files and directories"),
+            };
+            self.trace.work_line(&line).await;
+        }
+        if selection.paths.is_empty() {
+            self.trace.work_line("\x1b[31;1mERROR: No files to upload").await;
+            return Ok(());
+        }
+        let filename = file_name(&variables.expand(&artifact.name), artifact.format);
+        let query = UploadQuery {
+            artifact_format: artifact.format.as_str().to_owned(),
+            artifact_type: artifact.artifact_type.clone(),
+            expire_in: artifact.expire_in.clone(),
+        };
+        let job = &self.plan.job;
+        let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
+        transfers::persist(&self.trace, "the upload", transfer).await?;
+        self.trace
+            .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
+            .await;
+        Ok(())
+    }
+}
+
+/// What the upload is called: the last part of the name the job gives it, and what its format is called by.
+fn file_name(name: &str, format: ArtifactFormat) -> String {
+    let base = match name.trim_end_matches('/').rsplit('/').next().unwrap_or_default() {
+        "" if name.is_empty() => "artifacts",
+        "" | "." => "default",
+        base => base,
+    };
+    let extension = match format {
+        ArtifactFormat::Zip => ".zip",
+        ArtifactFormat::Gzip => ".gz",
+        ArtifactFormat::Raw => "",
+    };
+    format!("{base}{extension}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+    use job::ArtifactFormat::{Gzip, Raw, Zip};
+
+    #[test]
+    fn uploads_are_called_by_the_last_part_of_their_name() {
+        for (name, format, expected) in [
+            ("", Zip, "artifacts.zip"),
+            ("a/b", Zip, "b.zip"),
+            (".", Gzip, "default.gz"),
+            ("/", Zip, "default.zip"),
+            ("dotenv", Gzip, "dotenv.gz"),
+            ("file.txt", Raw, "file.txt"),
+        ] {
+            assert_eq!(file_name(name, format), expected, "{name}");
+        }
+    }
+}

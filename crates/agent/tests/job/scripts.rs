@@ -1,0 +1,204 @@
+//! Variables as they arrive in scripts, and scripts as GitLab Runner runs them.
+
+use super::Pod;
+use job::{Artifact, ArtifactFormat, Secret, Step, Variable, When};
+use std::io::Read;
+
+async fn succeed(pod: &Pod) -> String {
+    let (run, ..) = pod.finish().await;
+    let trace = pod.gitlab.trace();
+    assert_eq!(run, 0, "{trace}");
+    trace
+}
+
+fn step(name: &str, line: &str) -> Step {
+    Step { name: name.into(), script: vec![line.into()], when: When::OnSuccess, allow_failure: false }
+}
+
+#[tokio::test]
+async fn a_thousand_variables_of_any_content_arrive_as_they_are() {
+    let nasty = "it's \"$(id)\" `id` \\n !! * ~ é\nsecond\tline\r\n  ";
+    let check = "i=0; while [ $i -lt 1000 ]; do eval \"value=\\$V$i\"; cat \"$FILE\" > expected; printf '%s' $i >> expected; \
+                 printf '%s' \"$value\" | cmp - expected || exit 9; i=$((i+1)); done; echo all arrived";
+    let mut pod = Pod::new(&[check]).await;
+    let raw = |name: String, value: String| Variable { raw: true, ..Variable::internal(name, value) };
+    pod.job.variables.extend((0..1000).map(|index| raw(format!("V{index}"), format!("{nasty}{index}"))));
+    pod.job.variables.push(Variable { file: true, ..raw("FILE".into(), nasty.into()) });
+    assert!(succeed(&pod).await.contains("\nall arrived\n"));
+}
+
+#[tokio::test]
+async fn variables_expand_once_and_files_are_paths() {
+    let script =
+        ["printf '%s|' \"$A\" \"$B\" \"$RAW\" \"$MONEY\" \"$CALL\" \"$LAST\"; echo", "cat \"$FILE\"; echo; echo \"$OF_FILE\""];
+    let mut pod = Pod::new(&script).await;
+    for (name, value) in [
+        ("A", "$B-$NOBODY"),
+        ("B", "$A"),
+        ("MONEY", "5$$"),
+        ("CALL", "$(echo no)"),
+        ("LAST", "1"),
+        ("LAST", "2"),
+        ("OF_FILE", "at $FILE"),
+    ] {
+        pod.job.variables.push(Variable::public(name, value));
+    }
+    pod.job.variables.push(Variable { raw: true, ..Variable::public("RAW", "$A $$") });
+    pod.job.variables.push(Variable { file: true, ..Variable::public("FILE", "content $B") });
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("\n$A-|$B-$NOBODY|$A $$|5$|$(echo no)|2|\n"), "{trace}");
+    let path = pod.path("builds/project.tmp/FILE").display().to_string();
+    assert!(trace.contains(&format!("\nat {path}\n")), "{trace}");
+}
+
+#[tokio::test]
+async fn a_nul_byte_is_refused_by_name() {
+    let mut pod = Pod::new(&["echo not to be seen"]).await;
+    pod.job.variables.push(Variable::public("ODD", "a\0b"));
+    let (_, _, verdict) = pod.finish().await;
+    assert_eq!(verdict.failure_reason.as_deref(), Some("runner_configuration_error"));
+    assert!(pod.gitlab.trace().contains("the variable \"ODD\" has a NUL byte"), "{}", pod.gitlab.trace());
+}
+
+#[tokio::test]
+async fn variables_too_long_for_a_shell_fail_the_job_in_plain_words() {
+    let mut pod = Pod::new(&["echo not to be seen"]).await;
+    pod.job.variables.push(Variable::internal("HUGE", "x".repeat(70 * 1024 * 1024)));
+    let (_, _, verdict) = pod.finish().await;
+    assert_eq!(verdict.failure_reason.as_deref(), Some("runner_configuration_error"));
+    let trace = pod.gitlab.trace();
+    assert!(
+        trace.contains("more than can be handed to a shell") && trace.contains("WARNING: HUGE has 73400320 bytes"),
+        "{trace}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_step_writes_to_gitlab_env_reaches_later_steps_and_after_script() {
+    let mut pod = Pod::new(&["echo 'LEFT=two words' >> \"$GITLAB_ENV\"", "echo \"first $LEFT.\""]).await;
+    pod.job.steps.push(step("second", "sh -c 'echo \"second $LEFT.\"'"));
+    pod.after_script("echo \"after $LEFT.\"");
+    let trace = succeed(&pod).await;
+    for line in ["\nfirst .\n", "\nsecond two words.\n", "\nafter two words.\n"] {
+        assert!(trace.contains(line), "{line:?} is not in\n{trace}");
+    }
+}
+
+#[tokio::test]
+async fn the_runners_scripts_share_the_session_of_the_jobs() {
+    let mut pod = Pod::new(&["echo \"job $OF_RUNNER\"; OF_JOB=2"]).await;
+    pod.settings.pre_build_script = "OF_RUNNER=1\necho begun".into();
+    pod.settings.post_build_script = "echo \"post $OF_JOB\"".into();
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("$ OF_RUNNER=1 # collapsed multi-line command"), "{trace}");
+    assert!(trace.contains("\nbegun\n") && trace.contains("\njob 1\n") && trace.contains("\npost 2\n"), "{trace}");
+}
+
+#[tokio::test]
+async fn flags_change_how_scripts_are_run_and_shown() {
+    let mut pod =
+        Pod::new(&["set +e", "echo a\necho b", "echo \"flag $FF_SCRIPT_SECTIONS\"", "false", "echo not to be seen"]).await;
+    pod.job.variables.push(Variable::public("FF_ENABLE_BASH_EXIT_CODE_CHECK", "true"));
+    pod.job.variables.push(Variable::public("FF_HASH_CACHE_KEYS", "perhaps"));
+    pod.settings.feature_flags.insert("FF_SCRIPT_SECTIONS".into(), true);
+    let (_, _, verdict) = pod.finish().await;
+    let trace = pod.gitlab.trace();
+    assert_eq!(verdict.exit_code, Some(1), "{trace}");
+    for expected in [
+        "  feature flags: FF_ENABLE_BASH_EXIT_CODE_CHECK:true, FF_SCRIPT_SECTIONS:true",
+        "WARNING: FF_HASH_CACHE_KEYS: expected bool got \"perhaps\"",
+        ":section_script_step_1[hide_duration=true,collapsed=true]\r\u{1b}[0K\u{1b}[32;1m$ echo a\necho b",
+        "\nflag true\n",
+    ] {
+        assert!(trace.contains(expected), "{expected:?} is not in\n{trace}");
+    }
+    assert!(!trace.contains("\nnot to be seen"), "{trace}");
+}
+
+#[tokio::test]
+async fn the_configuration_chooses_the_shell() {
+    let mut pod = Pod::new(&["echo \"bash <${BASH_VERSION}>\""]).await;
+    assert!(!succeed(&pod).await.contains("\nbash <>\n"));
+    pod.gitlab = crate::gitlab::Gitlab::start().await;
+    pod.settings.shell = "sh".into();
+    let trace = succeed(&pod).await;
+    let sh_is_bash = std::fs::canonicalize("/bin/sh").is_ok_and(|path| path.ends_with("bash"));
+    assert!(sh_is_bash || trace.contains("\nbash <>\n"), "{trace}");
+    pod.gitlab = crate::gitlab::Gitlab::start().await;
+    pod.settings.shell = "pwsh".into();
+    let (_, _, verdict) = pod.finish().await;
+    assert_eq!(verdict.failure_reason.as_deref(), Some("runner_configuration_error"));
+    assert!(pod.gitlab.trace().contains("shell \"pwsh\" is not supported"), "{}", pod.gitlab.trace());
+}
+
+#[tokio::test]
+async fn only_the_commands_of_a_release_are_expanded_by_the_runner() {
+    let mut pod = Pod::new(&["true"]).await;
+    pod.job.variables.push(Variable::public("TAG", "v1"));
+    pod.job.steps.push(step("release", "printf '%s\\n' '$TAG in $CI_JOB_STATUS'"));
+    pod.job.steps.push(step("other", "printf '%s\\n' '$TAG here'"));
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("\nv1 in running\n") && trace.contains("\n$TAG here\n"), "{trace}");
+    assert!(trace.contains("Executing \"step_release\" stage of the job script"), "{trace}");
+}
+
+#[tokio::test]
+async fn a_failing_after_script_counts_when_the_job_says_so() {
+    let mut pod = Pod::new(&["true"]).await;
+    pod.after_script("exit 6");
+    succeed(&pod).await;
+    pod.gitlab = crate::gitlab::Gitlab::start().await;
+    pod.job.variables.push(Variable::public("AFTER_SCRIPT_IGNORE_ERRORS", "false"));
+    let (_, _, verdict) = pod.finish().await;
+    assert_eq!((verdict.failure_reason.as_deref(), verdict.exit_code), (Some("script_failure"), Some(6)));
+}
+
+#[tokio::test]
+async fn native_steps_without_a_step_runner_are_refused_in_plain_words() {
+    let mut pod = Pod::new(&[]).await;
+    let run = serde_json::json!({"id": 7, "token": "job-token-7", "run": "[{\"name\": \"a\"}]"});
+    pod.job.steps = serde_json::from_value::<gitlab_api::JobResponse>(run).unwrap().into_job().unwrap().steps;
+    let (_, _, verdict) = pod.finish().await;
+    assert_eq!(verdict.exit_code, Some(127));
+    assert!(pod.gitlab.trace().contains("the job has `run`, and its image has no step-runner"), "{}", pod.gitlab.trace());
+}
+
+fn report() -> Artifact {
+    Artifact {
+        name: String::new(),
+        paths: vec!["$WHERE/*.env".into()],
+        exclude: vec![],
+        untracked: false,
+        when: When::Always,
+        artifact_type: "dotenv".into(),
+        format: ArtifactFormat::Gzip,
+        expire_in: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn dotenv_reports_go_up_as_gzip() {
+    let mut pod = Pod::new(&["mkdir out", "echo A=1 > out/a.env", "echo B=2 > out/b.env"]).await;
+    pod.job.variables.push(Variable::public("WHERE", "out"));
+    pod.job.artifacts = vec![report()];
+    succeed(&pod).await;
+    let uploads = pod.gitlab.uploads();
+    assert_eq!(uploads[0].query, "artifact_format=gzip&artifact_type=dotenv");
+    let mut text = String::new();
+    flate2::read::MultiGzDecoder::new(uploads[0].archive.as_slice()).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "A=1\nB=2\n");
+}
+
+#[tokio::test]
+async fn a_download_is_tried_as_often_as_asked_for() {
+    let mut pod = Pod::new(&["true"]).await;
+    pod.job.variables.push(Variable::public("ARTIFACT_DOWNLOAD_ATTEMPTS", "2"));
+    pod.job.variables.push(Variable::public("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", "false"));
+    let token = Secret::new("other");
+    pod.job.dependencies =
+        vec![job::Dependency { id: 5, token, name: "first".into(), filename: "artifacts.zip".into(), size: 0 }];
+    let (_, _, verdict) = pod.finish().await;
+    let trace = pod.gitlab.trace();
+    assert_eq!((verdict.failure_reason.as_deref(), verdict.exit_code), (Some("script_failure"), Some(1)), "{trace}");
+    assert_eq!(trace.matches("Downloading artifacts for first (5)...").count(), 2, "{trace}");
+}
