@@ -110,7 +110,7 @@ impl<'a> Stages<'a> {
         if self.prepared
             && self.may_go_on(&ending)
             // A cancel that came before ended what it ends; one that comes now may find an upload that hangs.
-            && let Err(failed) = guard.run(*self.remote.borrow() != RemoteState::Canceling, self.uploads(&ending)).await
+            && let Err(failed) = guard.run(!self.is_canceling(), self.uploads(&ending)).await
             && (ending.is_success() || failed == Ending::Abandoned)
         {
             ending = failed;
@@ -125,6 +125,11 @@ impl<'a> Stages<'a> {
     /// When the job's time is up.
     pub fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// A call of its own: while the state is borrowed the sender stands still.
+    fn is_canceling(&self) -> bool {
+        *self.remote.borrow() == RemoteState::Canceling
     }
 
     /// Tells the build container that nothing more comes.

@@ -147,8 +147,9 @@ impl Trace {
                     eprintln!("gantry-agent: failed to report the job, trying again in {seconds:.1} s: {error}");
                 }
             }
-            let in_time = Instant::now() + pause < patience.deadline;
-            if answered >= patience.tries.max(1) || (tries >= patience.tries && !in_time) {
+            let next = Instant::now() + pause;
+            let enough = answered >= patience.tries.max(1) || (tries >= patience.tries && next >= patience.deadline);
+            if enough || next >= last {
                 return false;
             }
             tokio::time::sleep(pause).await;
