@@ -254,10 +254,10 @@ impl Agent {
     async fn patch(&mut self) -> Result<Hints, ClientError> {
         let (start, position) = (self.sent, self.base + self.sent as u64);
         let bytes = Bytes::copy_from_slice(&self.said[start..]);
-        let length = bytes.len() as u64;
-        let first_try = position == 0 && !self.unanswered.contains(&length);
+        let end = position + bytes.len() as u64;
+        let first_try = start == 0 && !self.unanswered.contains(&end);
         if first_try {
-            self.unanswered.push(length);
+            self.unanswered.push(end);
         }
         let sent = bytes.len();
         let (outcome, hints) = self.client.patch_trace(self.job.id, &self.plan.job.token, position, bytes).await?;
@@ -266,7 +266,7 @@ impl Agent {
         }
         match outcome {
             PatchOutcome::Accepted => self.sent = start + sent,
-            PatchOutcome::Resync(at) if position == 0 && !self.unanswered.contains(&at) => self.base = at,
+            PatchOutcome::Resync(at) if start == 0 && !self.unanswered.contains(&at) => self.base = at,
             PatchOutcome::Resync(at) => {
                 self.sent = usize::try_from(at.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.said.len());
             }

@@ -32,7 +32,7 @@ pub async fn replica(world: World, index: u32, done: CancellationToken) {
         tokio::select! {
             biased;
             ended = &mut running => {
-                return world.violated(format!("{who} ended by itself: {ended:?}"));
+                return world.violated(format!("stop: {who} ended by itself: {ended:?}"));
             }
             () = done.cancelled() => return finish(&world, &who, stop, running).await,
             () = end => {}
@@ -40,11 +40,15 @@ pub async fn replica(world: World, index: u32, done: CancellationToken) {
         if chance(rng, schedule.graceful) {
             world.log(|| format!("{who} is told to stop"));
             stop.cancel();
-            drop(tokio::time::timeout(STOPPING, &mut running).await);
+            if tokio::time::timeout(STOPPING, &mut running).await.is_err() {
+                world.violated(format!("stop: {who} did not stop in time"));
+            }
         }
-        world.log(|| format!("{who} is killed"));
-        running.abort();
-        drop(running.await);
+        if !running.is_finished() {
+            world.log(|| format!("{who} is killed"));
+            running.abort();
+            drop(running.await);
+        }
         world.notes().ended.insert(who);
         if index >= schedule.replicas - schedule.left_dead {
             return;
@@ -58,7 +62,7 @@ async fn finish(world: &World, who: &str, stop: CancellationToken, running: toki
     stop.cancel();
     match tokio::time::timeout(STOPPING, running).await {
         Ok(Ok(Ok(()))) => {}
-        other => world.violated(format!("{who} did not stop in time: {other:?}")),
+        other => world.violated(format!("stop: {who} did not stop in time: {other:?}")),
     }
 }
 
@@ -83,6 +87,7 @@ fn options(world: &World, who: &str, index: u32, stop: CancellationToken) -> man
     let (of_gitlab, name) = (world.clone(), who.to_owned());
     manager::Options {
         config,
+        changes: None,
         changes: None,
         clusters: manager::Clusters::one("sim", api::client(world, who)),
         system_id: format!("s_sim{index}"),

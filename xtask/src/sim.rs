@@ -5,5 +5,5 @@ use anyhow::Result;
 
 /// Builds, and plays.
 pub fn main(words: &[String]) -> Result<()> {
-    run(cargo().args(["run", "--locked", "--package", "sim", "--"]).args(words))
+    run(cargo().args(["run", "--locked", "--profile", "sim", "--package", "sim", "--"]).args(words))
 }

@@ -216,9 +216,10 @@ impl Trace {
         };
         let length = bytes.len() as u64;
         // Noted before the call, because the task may be ended in the middle of it.
-        let first_try = position == 0 && !self.lock().unanswered.contains(&length);
+        let end = position + length;
+        let first_try = start == 0 && !self.lock().unanswered.contains(&end);
         if first_try {
-            self.lock().unanswered.push(length);
+            self.lock().unanswered.push(end);
         }
         let (outcome, hints) = owner.client.patch_trace(owner.id, &owner.token, position, bytes.into()).await?;
         let mut state = self.lock();
@@ -228,9 +229,9 @@ impl Trace {
         }
         match outcome {
             PatchOutcome::Accepted => state.sent = start + length,
-            // At the very beginning the bytes there are either ours, from a patch whose answer was lost, or the
-            // manager's, which then stay in front.
-            PatchOutcome::Resync(at) if position == 0 && !state.unanswered.contains(&at) => state.base = at,
+            // While nothing of ours is known to stand there the bytes are either ours, from a patch whose answer was lost,
+            // or the manager's, which then stay in front; it may write once more before it sees that we are there.
+            PatchOutcome::Resync(at) if start == 0 && !state.unanswered.contains(&at) => state.base = at,
             PatchOutcome::Resync(at) => state.sent = at.saturating_sub(state.base).min(state.spool.length()),
             PatchOutcome::Gone | PatchOutcome::Forbidden => state.gone = true,
         }
