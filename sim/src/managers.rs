@@ -8,6 +8,8 @@ use crate::{api, door};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// A replica dies so often at most: each start costs as much as a job.
+const MOST: u32 = 10;
 /// A manager that is asked to end does so in this time.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -22,7 +24,7 @@ pub async fn replica(world: World, index: u32, done: CancellationToken) {
         world.log(|| format!("{who} starts"));
         let stop = CancellationToken::new();
         let mut running = tokio::spawn(manager::run(options(&world, &who, index, stop.clone())));
-        let life = schedule.kills.filter(|_| world.is_faulty()).map(|most| millis(rng, 10, as_millis(most)));
+        let life = schedule.kills.filter(|_| generation <= MOST && world.is_faulty()).map(|most| millis(rng, 10, as_millis(most)));
         let end = async {
             match life {
                 Some(life) => tokio::time::sleep(life).await,
