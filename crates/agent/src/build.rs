@@ -66,6 +66,15 @@ impl Build {
         }
     }
 
+    /// User and group of the process that listens.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn owner(&self) -> std::io::Result<(u32, u32)> {
+        let who = self.stream.peer_cred()?;
+        Ok((who.uid(), who.gid()))
+    }
+
     /// Starts a script.
     ///
     /// # Errors

@@ -63,11 +63,11 @@ impl Sources<'_> {
                 remove(self.directory)?;
                 make_directory(self.directory)
             }
-            Strategy::Clone | Strategy::Fetch => self.from_repository().await,
+            Strategy::Clone | Strategy::Fetch => self.clone_or_fetch().await,
         }
     }
 
-    async fn from_repository(&self) -> Result<()> {
+    async fn clone_or_fetch(&self) -> Result<()> {
         let job = &self.plan.job;
         let remote = Remote::of(job, self.plan.coordinator.clone_url.as_deref())?;
         let instead_of = if self.settings.force_https { remote.instead_of_ssh(job) } else { Vec::new() };

@@ -7,6 +7,7 @@
 mod archives;
 mod durations;
 mod ending;
+mod ownership;
 mod setting;
 mod stages;
 mod transfers;

@@ -29,6 +29,8 @@ struct Pod {
     timestamps: bool,
     tries: u32,
     settings: Settings,
+    /// User of the build container, when it is not ours.
+    user: Option<u32>,
     /// Searched for programs before the machine's own.
     programs: Option<PathBuf>,
 }
@@ -67,7 +69,7 @@ impl Pod {
         let payload: gitlab_api::JobResponse = serde_json::from_value(payload).unwrap();
         let mut job = payload.into_job().unwrap();
         job.steps = vec![step("script", script, When::OnSuccess)];
-        Self { place, gitlab, job, timestamps: false, tries: 20, settings: Settings::default(), programs: None }
+        Self { place, gitlab, job, timestamps: false, tries: 20, settings: Settings::default(), programs: None, user: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -106,6 +108,9 @@ impl Pod {
             command.args(arguments).arg("--shared").arg(self.path("shared"));
             for (flag, path) in extra {
                 command.arg(flag).arg(path);
+            }
+            if let (Some(user), ["serve"]) = (self.user, arguments) {
+                std::os::unix::process::CommandExt::gid(std::os::unix::process::CommandExt::uid(&mut command, user), user);
             }
             if let Some(programs) = &self.programs {
                 let path = std::env::var("PATH").unwrap_or_default();

@@ -49,6 +49,8 @@ pub struct Requested {
     pub job: Option<Box<JobResponse>>,
     /// Version of the queue, to be sent with the next request.
     pub last_update: Option<String>,
+    /// What the server calls this request in its logs; empty when it does not say.
+    pub correlation_id: String,
 }
 
 /// What the server says beside the status of an update.
@@ -113,11 +115,12 @@ impl Client {
         let make = || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(request);
         let response = self.send(&call, make).await?;
         let last_update = transport::header(&response, headers::LAST_UPDATE).map(str::to_owned);
+        let correlation_id = transport::header(&response, headers::REQUEST_ID).unwrap_or_default().to_owned();
         match response.status().as_u16() {
-            204 => Ok(Requested { job: None, last_update }),
+            204 => Ok(Requested { job: None, last_update, correlation_id }),
             201 => {
                 let job = response.json().await.map_err(|source| call.transport(source))?;
-                Ok(Requested { job: Some(Box::new(job)), last_update })
+                Ok(Requested { job: Some(Box::new(job)), last_update, correlation_id })
             }
             403 => Err(ClientError::Forbidden { call: call.name() }),
             _ => Err(transport::unexpected(&call, response).await),

@@ -1,5 +1,6 @@
 //! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
 
+use crate::numbers::Number;
 use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
@@ -21,6 +22,7 @@ const MASKED: &str = "[MASKED]";
 pub struct Slot {
     _of_runner: Option<Place>,
     _of_all: Option<Place>,
+    numbers: Option<[Number; 2]>,
 }
 
 impl Slot {
@@ -28,12 +30,12 @@ impl Slot {
     pub async fn take(manager: &Manager, runner: &RunnerSide) -> Self {
         // The entry's own room first: who waits for it must not keep room from other entries.
         let of_runner = runner.lane.room.take().await;
-        Self { _of_runner: Some(of_runner), _of_all: Some(manager.room.take().await) }
+        Self { _of_runner: Some(of_runner), _of_all: Some(manager.room.take().await), numbers: None }
     }
 
     /// Takes what room there is, for a job that runs already.
     pub fn take_what_is_left(manager: &Manager, runner: &RunnerSide) -> Self {
-        Self { _of_runner: runner.lane.room.try_take(), _of_all: manager.room.try_take() }
+        Self { _of_runner: runner.lane.room.try_take(), _of_all: manager.room.try_take(), numbers: None }
     }
 }
 
@@ -132,7 +134,7 @@ impl Tracked {
 }
 
 /// Begins with a job that was handed out.
-pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobResponse, slot: Slot) {
+pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correlation_id): (JobResponse, String), mut slot: Slot) {
     let (id, token) = (payload.id, Secret::new(payload.token.clone()));
     tracing::info!(job.id = id, runner.name = runner.config.name, "job received");
     match payload.into_job() {
@@ -145,7 +147,10 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, payload: JobRespo
                     return refuse(manager, refused, (FailureReason::RunnerConfigurationError, error.to_string()), slot);
                 }
             };
-            let plan = plan(manager, runner, job, namespace);
+            let numbers = [None, Some(job.project.id)].map(|project| runner.lane.numbers.take(project));
+            let mut plan = plan(manager, runner, (job, namespace), &numbers);
+            slot.numbers = Some(numbers);
+            plan.settings.correlation_id = correlation_id;
             let task = steps::from_the_start(manager.clone(), runner.clone(), plan, slot);
             manager.spawn(task);
         }
@@ -166,10 +171,10 @@ fn refuse(manager: &Arc<Manager>, job: Tracked, (reason, sentence): (FailureReas
 }
 
 /// Everything the agent needs.
-fn plan(manager: &Manager, runner: &RunnerSide, mut job: Job, namespace: String) -> Plan {
+fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, String), numbers: &[Number; 2]) -> Plan {
     let config = &runner.config;
     // What the runner sets stands in front: a job's own variables win.
-    let mut variables: job::Variables = runner_variables(runner).into_iter().collect();
+    let mut variables: job::Variables = runner_variables(runner, numbers).into_iter().collect();
     variables.extend(job.variables.iter().cloned());
     variables.extend(about_the_runner(manager));
     job.variables = variables;
@@ -219,9 +224,13 @@ fn about_the_runner(manager: &Manager) -> [Variable; 2] {
         .map(|(key, value)| Variable { raw: true, ..Variable::public(key, value) })
 }
 
-fn runner_variables(runner: &RunnerSide) -> Vec<Variable> {
+fn runner_variables(runner: &RunnerSide, numbers: &[Number; 2]) -> Vec<Variable> {
     let raw = |key: &str, value: &str| Variable { raw: true, ..Variable::public(key, value) };
-    let mut list = vec![raw("CI_RUNNER_SHORT_TOKEN", runner.config.short_token())];
+    let mut list = vec![
+        raw("CI_RUNNER_SHORT_TOKEN", runner.config.short_token()),
+        raw("CI_CONCURRENT_ID", &numbers[0].value().to_string()),
+        raw("CI_CONCURRENT_PROJECT_ID", &numbers[1].value().to_string()),
+    ];
     let authority = runner.ca_pem.as_deref();
     let authority = authority.map(|pem| Variable::internal("CI_SERVER_TLS_CA_FILE", pem));
     list.extend(authority.map(|variable| Variable { file: true, raw: true, ..variable }));

@@ -40,6 +40,7 @@ mod features;
 mod finish;
 mod follow;
 mod launch;
+mod numbers;
 mod places;
 mod poll;
 mod recover;

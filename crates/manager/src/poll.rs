@@ -57,7 +57,7 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
                 let first_answer = request.last_update.is_empty() && requested.last_update.is_some();
                 request.last_update = requested.last_update.unwrap_or(request.last_update);
                 if let Some(payload) = requested.job {
-                    admit::start(manager, &manager.newest(first), *payload, slot);
+                    admit::start(manager, &manager.newest(first), (*payload, requested.correlation_id), slot);
                     continue;
                 }
                 if begun.elapsed() < AT_ONCE && !first_answer { interval(manager) } else { Duration::ZERO }

@@ -2,6 +2,7 @@
 
 use crate::calm::Calm;
 use crate::clusters::{Cluster, Clusters};
+use crate::numbers::Numbers;
 use crate::room::Room;
 use crate::{Connect, Error, authority};
 use agent_contract::names;
@@ -102,6 +103,8 @@ impl Asking {
 pub struct Lane {
     /// Room for jobs of this entry (`limit`).
     pub room: Arc<Room>,
+    /// Numbers of its jobs.
+    pub numbers: Numbers,
     /// Its GitLab; jobs that run go on with the newest certificates.
     gitlab: Mutex<Client>,
 }
@@ -323,7 +326,7 @@ impl RunnerSide {
             ca_pem,
             // A request holds room for its job: more of them than there is room would only wait for each other.
             questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
-            lane: Arc::new(Lane { room: Room::new(limit), gitlab: Mutex::new(gitlab) }),
+            lane: Arc::new(Lane { room: Room::new(limit), numbers: Numbers::default(), gitlab: Mutex::new(gitlab) }),
             asking: Arc::default(),
             config,
         }

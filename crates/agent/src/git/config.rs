@@ -122,8 +122,37 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::setting;
+    use super::{Parts, setting};
+    use crate::git::remote::Remote;
+    use job::Secret;
     use std::process::Command;
+
+    #[test]
+    fn flags_become_settings_of_git() {
+        let header = Some(Secret::new("Authorization: Basic secret"));
+        let remote = Remote { url: "https://h/p".into(), base: "https://h/".into(), user: "u".into(), header };
+        let certificates = [("sslCAInfo", "/p.tmp/CA".to_owned())];
+        let instead_of = [("https://h/".to_owned(), "git@h:".to_owned())];
+        let parts = |on| Parts {
+            remote: &remote,
+            certificates: &certificates,
+            instead_of: &instead_of,
+            correlation_id: if on { "id" } else { "" },
+            bundle_uri: on,
+            proactive_login: on,
+        };
+        let keys = |on| parts(on).of_calls("agent").into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+        for setting in
+            ["transfer.bundleURI=true", "http.proactiveAuth=basic", "http.https://h/.extraHeader=X-Gitaly-Correlation-ID: id"]
+        {
+            assert!(keys(true).contains(&setting.to_owned()) && !keys(false).contains(&setting.to_owned()), "{setting}");
+        }
+        for setting in ["http.https://h/.sslCAInfo=/p.tmp/CA", "url.https://h/.insteadOf=git@h:", "http.userAgent=agent"] {
+            assert!(keys(false).contains(&setting.to_owned()), "{setting}");
+        }
+        assert!(keys(false).contains(&"http.https://h/.extraHeader=Authorization: Basic secret".to_owned()));
+        assert!(!parts(true).included().contains("secret") && parts(true).included().contains("$CI_JOB_TOKEN"));
+    }
 
     #[test]
     fn git_reads_what_is_written() {

@@ -4,7 +4,7 @@
 //! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
 
 use super::setting::Setting;
-use super::{Ending, Places, durations};
+use super::{Ending, Places, durations, ownership};
 use crate::build::{Build, BuildError, Event, Exited};
 use crate::git::Sources;
 use crate::script::{self, Group, ScriptParts};
@@ -180,6 +180,9 @@ impl<'a> Stages<'a> {
             return Err(ending);
         }
         let failed = |error: anyhow::Error| Ending::failed(FailureReason::RunnerSystemFailure, format!("{error:#}"));
+        if self.keeps_umask() {
+            ownership::close();
+        }
         self.setting.write().map_err(failed)?;
         self.section("prepare_script", "Preparing environment").await;
         self.trace
@@ -188,7 +191,16 @@ impl<'a> Stages<'a> {
         self.section_end("prepare_script").await;
         self.get_sources().await?;
         self.prepared = true;
-        self.downloads().await
+        self.downloads().await?;
+        if self.keeps_umask() {
+            let paths = [self.setting.directory.as_path(), &self.setting.temporary];
+            ownership::give(&self.socket, &paths, &self.trace).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn keeps_umask(&self) -> bool {
+        self.setting.flags.is_on("FF_DISABLE_UMASK_FOR_KUBERNETES_EXECUTOR")
     }
 
     /// Tried as often as the job wants; what is left of a failed try goes before the second one.

@@ -202,3 +202,22 @@ async fn a_download_is_tried_as_often_as_asked_for() {
     assert_eq!((verdict.failure_reason.as_deref(), verdict.exit_code), (Some("script_failure"), Some(1)), "{trace}");
     assert_eq!(trace.matches("Downloading artifacts for first (5)...").count(), 2, "{trace}");
 }
+
+#[tokio::test]
+async fn files_belong_to_the_build_containers_user_where_they_are_not_open_to_all() {
+    let mut pod = Pod::new(&["id -u", "stat -c 'is %u:%g %a' README \"$FILE\"", "echo more >> README"]).await;
+    let open = |path: std::path::PathBuf, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    open(pod.place.path().to_owned(), 0o755);
+    open(pod.path("shared"), 0o777);
+    let ours = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(pod.path("shared")).unwrap());
+    let user = if ours == 0 { 4321 } else { ours };
+    // Only root can be another user.
+    pod.user = (ours == 0).then_some(user);
+    pod.job.variables.push(Variable { file: true, ..Variable::internal("FILE", "x") });
+    pod.settings.feature_flags.insert("FF_DISABLE_UMASK_FOR_KUBERNETES_EXECUTOR".into(), true);
+    let trace = succeed(&pod).await;
+    assert!(trace.contains(&format!("\n{user}\n")), "{trace}");
+    assert_eq!((trace.matches(&format!("\nis {user}:")).count(), trace.matches(" 644\n").count()), (2, 2), "{trace}");
+}
