@@ -90,7 +90,6 @@ fn options(world: &World, who: &str, index: u32, stop: CancellationToken) -> man
     manager::Options {
         config,
         changes: None,
-        changes: None,
         clusters: manager::Clusters::one("sim", api::client(world, who)),
         system_id: format!("s_sim{index}"),
         helper_image: "gantry-helper".to_owned(),
