@@ -1,5 +1,7 @@
 //! What can go wrong with a call, by what the caller does about it.
 
+use std::time::Duration;
+
 /// A call that did not give an answer the caller can act on.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -24,6 +26,8 @@ pub enum ClientError {
         status: u16,
         /// What the server said, cut, with a leading blank and parentheses, or empty.
         message: String,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
     },
     /// No or no whole answer.
     #[error("{call}: no answer")]
@@ -40,4 +44,11 @@ pub enum ClientError {
         /// Method and path.
         call: String,
     },
+}
+
+impl ClientError {
+    /// How long the server wants to be left alone, when it says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::Status { retry_after, .. } = self { *retry_after } else { None }
+    }
 }

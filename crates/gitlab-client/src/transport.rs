@@ -4,7 +4,7 @@ use crate::{Call, Client, ClientConfig, ClientError, Hints};
 use gitlab_api::headers;
 use job::RemoteState;
 use reqwest::{RequestBuilder, Response};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Limit of an ordinary call.
 pub const CALL: Duration = Duration::from_secs(60);
@@ -57,8 +57,7 @@ impl Client {
             if attempt == TRIES || !is_short_lived(response.status().as_u16()) {
                 return Ok(response);
             }
-            let asked = header(&response, "Retry-After").and_then(|text| text.parse().ok()).map(Duration::from_secs);
-            let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
+            let pause = retry_after(&response).unwrap_or(wait).min(LONGEST_WAIT);
             let (name, status, pause_ms) = (call.name(), response.status().as_u16(), pause.as_millis());
             tracing::debug!(call = name, status, pause_ms, "GitLab is busy");
             tokio::time::sleep(pause).await;
@@ -86,6 +85,15 @@ pub fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
+/// How long the server wants to be left alone (row "transport: retry layer"). A time of day is held against the date of
+/// the same answer, because our clock may be another.
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    let date = |name| header(response, name).and_then(|text| httpdate::parse_http_date(text).ok());
+    let now = date("Date").unwrap_or_else(SystemTime::now);
+    let reset = date("RateLimit-ResetTime").and_then(|reset| reset.duration_since(now).ok()).filter(|wait| !wait.is_zero());
+    reset.or_else(|| header(response, "Retry-After")?.trim().parse().ok().map(Duration::from_secs))
+}
+
 pub fn hints(response: &Response) -> Hints {
     let seconds = header(response, headers::TRACE_UPDATE_INTERVAL).and_then(|text| text.parse::<u64>().ok());
     Hints {
@@ -96,7 +104,7 @@ pub fn hints(response: &Response) -> Hints {
 
 /// The error for a status that the call does not allow, with the server's own words when it has some.
 pub async fn unexpected(call: &Call, mut response: Response) -> ClientError {
-    let status = response.status().as_u16();
+    let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
     let mut body = Vec::new();
     while body.len() < 16 * 1024 {
         match tokio::time::timeout(Duration::from_secs(5), response.chunk()).await {
@@ -110,5 +118,28 @@ pub async fn unexpected(call: &Call, mut response: Response) -> ClientError {
         other => other.to_string(),
     });
     let message = words.map(|text| format!(" ({})", text.chars().take(LONGEST_MESSAGE).collect::<String>())).unwrap_or_default();
-    ClientError::Status { call: call.name(), status, message }
+    ClientError::Status { call: call.name(), status, message, retry_after }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::retry_after;
+    use std::time::Duration;
+
+    #[test]
+    fn the_server_says_how_long_it_wants_to_be_left_alone_whatever_our_clock_says() {
+        let date = ("Date", "Tue, 01 Jan 2030 00:10:00 GMT");
+        for (headers, expected) in [
+            (vec![("Retry-After", "7")], Some(7)),
+            (vec![date, ("RateLimit-ResetTime", "Tue, 01 Jan 2030 00:10:42 GMT"), ("Retry-After", "7")], Some(42)),
+            (vec![date, ("RateLimit-ResetTime", "Tue, 01 Jan 2030 00:09:00 GMT"), ("Retry-After", "7")], Some(7)),
+            (vec![("Retry-After", "soon")], None),
+            (vec![], None),
+        ] {
+            let answer =
+                headers.iter().fold(http::Response::builder().status(429), |answer, (name, text)| answer.header(*name, *text));
+            let answer = reqwest::Response::from(answer.body("").unwrap());
+            assert_eq!(retry_after(&answer), expected.map(Duration::from_secs), "{headers:?}");
+        }
+    }
 }

@@ -24,8 +24,8 @@ pub async fn persist(
             Err(error) => error,
         };
         let (failed, pause) = (Instant::now(), pauses.next());
-        let seconds = pause.as_secs().max(1);
-        trace.line(&format!("\x1b[0;33mWARNING: {what} failed, trying again in {seconds} s: {error}")).await;
+        let (seconds, error) = (pause.as_secs().max(1), anyhow::Error::new(error));
+        trace.line(&format!("\x1b[0;33mWARNING: {what} failed, trying again in {seconds} s: {error:#}")).await;
         trace.urge();
         tokio::time::sleep(pause).await;
         // The line above is on its way to GitLab too, which tells the one kind of trouble from the other.

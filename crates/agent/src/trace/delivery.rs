@@ -24,6 +24,8 @@ const TOUCH: Duration = Duration::from_secs(30);
 const TOUCH_INTERVALS: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// A server that asks for more is asked again all the same: a cancel is learned of by asking only.
+const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// Reporting ends this long after the job's time at the latest: Kubernetes gives the pod 600 s more, pulls included, and
 /// what was not told by then is told by the manager.
 const LAST_CALL: Duration = Duration::from_secs(400);
@@ -89,6 +91,14 @@ impl Pauses {
     }
 }
 
+impl Pauses {
+    /// As long as the server asks for, if it does.
+    fn after(&mut self, error: &ClientError) -> Duration {
+        let pause = self.next();
+        error.retry_after().map_or(pause, |asked| asked.min(LONGEST_ASKED).max(pause))
+    }
+}
+
 impl Trace {
     /// Sends until it is dropped; meant for a task of its own.
     pub async fn send(&self, owner: &Owner) {
@@ -120,9 +130,9 @@ impl Trace {
                     }
                 }
                 Err(error) => {
-                    let pause = pauses.next();
-                    let seconds = pause.as_secs_f32();
-                    eprintln!("gantry-agent: failed to send the trace, trying again in {seconds:.1} s: {error}");
+                    let pause = pauses.after(&error);
+                    let (seconds, error) = (pause.as_secs_f32(), anyhow::Error::new(error));
+                    eprintln!("gantry-agent: failed to send the trace, trying again in {seconds:.1} s: {error:#}");
                     tokio::time::sleep(pause).await;
                 }
             }
@@ -136,17 +146,21 @@ impl Trace {
         loop {
             tries += 1;
             let told = tokio::time::timeout_at(last, self.finish_once(owner, ending)).await;
-            let pause = pauses.next();
-            match told {
+            let pause = match told {
                 Ok(Ok(Told::Accepted)) => return true,
                 Ok(Ok(Told::Gone)) | Err(_) => return false,
-                Ok(Ok(Told::NotYet)) => answered += 1,
+                Ok(Ok(Told::NotYet)) => {
+                    answered += 1;
+                    pauses.next()
+                }
                 Ok(Err(error)) => {
                     answered += u32::from(refuses(&error));
-                    let seconds = pause.as_secs_f32();
-                    eprintln!("gantry-agent: failed to report the job, trying again in {seconds:.1} s: {error}");
+                    let pause = pauses.after(&error);
+                    let (seconds, error) = (pause.as_secs_f32(), anyhow::Error::new(error));
+                    eprintln!("gantry-agent: failed to report the job, trying again in {seconds:.1} s: {error:#}");
+                    pause
                 }
-            }
+            };
             let next = Instant::now() + pause;
             let enough = answered >= patience.tries.max(1) || (tries >= patience.tries && next >= patience.deadline);
             if enough || next >= last {

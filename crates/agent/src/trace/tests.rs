@@ -214,6 +214,17 @@ async fn a_job_that_ends_while_gitlab_is_away_is_told_when_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_asks_to_be_left_alone_is() {
+    let gitlab = Gitlab::new(Away::Busy(Some(120)), 0..100);
+    let trace = Trace::new(u64::MAX, plain());
+    let sender = sending(&trace, &gitlab);
+    print(&trace, 130).await;
+    sender.abort();
+    let calls = gitlab.known.lock().unwrap().calls.clone();
+    assert!(calls[0] < Duration::from_secs(1) && calls[1] >= Duration::from_secs(120), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_partition_of_a_minute_costs_no_byte_and_no_two_minutes() {
     for how in [Away::Unreachable, Away::Silent, Away::Deaf] {
         for begin in [0, 1, 30, 31, 32, 33] {
