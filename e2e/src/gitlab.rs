@@ -6,7 +6,7 @@ use crate::scenario::{Folder, Hold};
 use anyhow::{Context, Result};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use coordinator::{Commit, Coordinator, NewPipeline, PipelineContext, PipelineId, ProjectVariable};
+use coordinator::{Commit, Coordinator, NewPipeline, PipelineContext, PipelineId, ProjectId, ProjectVariable};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tower::ServiceExt;
 
+/// Path of the one project of a GitLab.
+pub const PROJECT: &str = "group/project";
 /// Path at which a job asks whether its gate is open.
 const GATE: &str = "/-/gate";
 
@@ -155,24 +157,38 @@ impl GitLab {
     pub fn run(&self, folder: &Folder, variables: Vec<ProjectVariable>, work: &Path) -> Result<PipelineId> {
         let repository = work.join("repository");
         let sha = commit(folder, &repository)?;
-        let project = self.coordinator.create_project("group/project", &repository)?;
-        let context = PipelineContext {
-            project,
-            sha,
-            ref_name: "main".to_owned(),
-            default_branch: "main".to_owned(),
-            commit: Commit { message: "test".to_owned(), ..Commit::default() },
-            source: "push".to_owned(),
-            project_variables: variables,
-            ..PipelineContext::default()
-        };
-        let mut known = self.coordinator.predefined(&context)?;
-        known.extend(context.project_variables.iter().map(|one| (one.key.clone(), one.value.clone())));
-        let input = ci_yaml::Input { path: ".gitlab-ci.yml", files: &Tree(&repository), variables: &known, overrides: &[] };
-        let compiled = ci_yaml::compile(&input).map_err(|wrong| anyhow::anyhow!("{}", wrong.render(false)))?;
-        let new = NewPipeline { context, pipeline: compiled.pipeline, only: Vec::new() };
-        self.coordinator.create_pipeline(new).context("failed to make the pipeline")
+        let project = self.coordinator.create_project(PROJECT, &repository)?;
+        make_pipeline(&self.coordinator, project, sha, variables, &Tree(&repository))
     }
+}
+
+/// Compiles the `.gitlab-ci.yml` of `files` and makes a pipeline of it, with these variables of the project.
+///
+/// # Errors
+/// When the file is not a pipeline.
+pub fn make_pipeline(
+    coordinator: &Coordinator,
+    project: ProjectId,
+    sha: String,
+    variables: Vec<ProjectVariable>,
+    files: &dyn ci_yaml::Files,
+) -> Result<PipelineId> {
+    let context = PipelineContext {
+        project,
+        sha,
+        ref_name: "main".to_owned(),
+        default_branch: "main".to_owned(),
+        commit: Commit { message: "test".to_owned(), ..Commit::default() },
+        source: "push".to_owned(),
+        project_variables: variables,
+        ..PipelineContext::default()
+    };
+    let mut known = coordinator.predefined(&context)?;
+    known.extend(context.project_variables.iter().map(|one| (one.key.clone(), one.value.clone())));
+    let input = ci_yaml::Input { path: ".gitlab-ci.yml", files, variables: &known, overrides: &[] };
+    let compiled = ci_yaml::compile(&input).map_err(|wrong| anyhow::anyhow!("{}", wrong.render(false)))?;
+    let new = NewPipeline { context, pipeline: compiled.pipeline, only: Vec::new() };
+    coordinator.create_pipeline(new).context("failed to make the pipeline")
 }
 
 /// A repository with one commit of the folder's files; its SHA.
@@ -183,6 +199,14 @@ fn commit(folder: &Folder, repository: &Path) -> Result<String> {
         copy(&files, repository)?;
     }
     std::fs::copy(folder.path.join(".gitlab-ci.yml"), repository.join(".gitlab-ci.yml"))?;
+    commit_all(repository)
+}
+
+/// Makes a repository with one commit of what a directory holds; its SHA.
+///
+/// # Errors
+/// When git is not there or fails.
+pub fn commit_all(repository: &Path) -> Result<String> {
     let git = |arguments: &[&str]| -> Result<String> {
         let mut command = std::process::Command::new("git");
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");

@@ -5,6 +5,7 @@
 //! `gantry rbac` prints; GitLab is the embedded coordinator, in this process.
 
 pub mod audit;
+pub mod chaos;
 pub mod gitlab;
 pub mod manager;
 pub mod objects;

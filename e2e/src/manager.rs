@@ -90,9 +90,42 @@ impl Manager {
     /// # Errors
     /// When that does not start.
     pub async fn replace(&mut self) -> Result<()> {
-        self.child.kill().await.context("failed to kill the manager")?;
+        self.kill().await?;
+        self.start_again()
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When there is nothing to kill.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await.context("failed to kill the manager")
+    }
+
+    /// Starts it after it has ended; it is the same manager, by its files.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_again(&mut self) -> Result<()> {
         self.child = run(&self.program, &self.config, &self.kubeconfig, &self.log)?;
         Ok(())
+    }
+
+    /// Starts another manager with the same configuration and permissions, its files in `directory`: another replica.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn twin(&self, directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let (config, log) = (directory.join("config.toml"), directory.join("manager.log"));
+        std::fs::copy(&self.config, &config)?;
+        let child = run(&self.program, &config, &self.kubeconfig, &log)?;
+        Ok(Self { program: self.program.clone(), config, kubeconfig: self.kubeconfig.clone(), log, child })
+    }
+
+    /// Its process, while it has one.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// What it said so far.

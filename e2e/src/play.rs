@@ -319,7 +319,7 @@ impl Play<'_> {
 }
 
 /// Takes a component of the cluster away for some seconds.
-async fn restart(component: &str, seconds: u32) -> Result<()> {
+pub(crate) async fn restart(component: &str, seconds: u32) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = tokio::process::Command::new(cargo);
     command.args(["run", "--quiet", "--package", "xtask", "--", "cluster", "restart", component, "--down"]);

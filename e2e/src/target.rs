@@ -111,6 +111,11 @@ impl Target {
         Ok(self)
     }
 
+    /// The process of the node, if this is one.
+    pub fn node_pid(&self) -> Option<u32> {
+        self.node.as_ref()?.id()
+    }
+
     /// Ends the node, if this is one.
     pub async fn stop(mut self) {
         if let Some(mut node) = self.node.take() {
@@ -185,11 +190,9 @@ pub fn program() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let here = std::env::current_exe()?;
-    let path = here.parent().and_then(Path::parent).context("no target directory")?.join("gantry");
-    if !path.exists() {
-        bail!("{} is missing: `cargo build --package cli` makes it", path.display());
-    }
-    Ok(path)
+    // A test lies one directory deeper than the programs.
+    let path = here.ancestors().skip(1).take(2).map(|directory| directory.join("gantry")).find(|path| path.is_file());
+    path.with_context(|| format!("there is no gantry beside {}: `cargo build --package cli` makes it", here.display()))
 }
 
 /// The program without what the environment of a test would tell it.
@@ -227,6 +230,9 @@ pub fn text_of(file: &Path) -> String {
 }
 
 /// A port nobody listens at now.
-fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -4,6 +4,7 @@
 
 mod agent;
 mod bench;
+mod chaos;
 mod cluster;
 mod demo;
 mod e2e;
@@ -25,6 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   agent    builds the static agent into target/agent/gantry-agent
   cluster  a real Kubernetes of one node on this machine: up, down, and more (cluster --help)
   e2e      the scenarios, on the embedded node and on a cluster (e2e --help)
+  chaos    jobs under kills and outages, of which none may be lost (chaos --help)
   image    gantry's own images and those for tests, as OCI layouts in target/images
   bench    the benchmark: any runner beside any other, and managers at scale (bench --help)
   sim      the manager in virtual time, with seeded faults (sim --help)
@@ -42,6 +44,7 @@ fn main() -> Result<()> {
         "cluster" => cluster::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "e2e" => e2e::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "fuzz" => fuzz::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "chaos" => chaos::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "bench" => bench::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "sim" => sim::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "tidy" => tidy::check(),
@@ -95,6 +98,7 @@ fn check() -> Result<()> {
 
 fn test() -> Result<()> {
     e2e::prepared(true, |agent| {
-        run(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]).env("GANTRY_AGENT", agent))
+        run(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]).env("GANTRY_AGENT", agent))?;
+        chaos::short(agent)
     })
 }

@@ -16,6 +16,7 @@ pub fn problems() -> Result<Vec<String>> {
     let mut problems = arrows::problems(&root)?;
     problems.extend(trees::problems(&root)?);
     problems.extend(shape::problems(&root)?);
+    problems.extend(crate::chaos::report::problems(&root)?);
     Ok(problems)
 }
 
