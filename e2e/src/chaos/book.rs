@@ -88,6 +88,10 @@ impl Book {
     /// Notes what a kill of the manager hit.
     pub fn killed(&mut self, hit: &BTreeMap<u64, Phase>) {
         let phases: BTreeSet<_> = hit.values().copied().collect();
+        for (id, _) in hit.iter().filter(|(_, phase)| **phase == Phase::Asked) {
+            // It waits for somebody else now: the next kill does not hit it again.
+            self.job(*id).at_gitlab.handed = false;
+        }
         if phases.is_empty() {
             self.idle_kills += 1;
         }
