@@ -101,10 +101,10 @@ impl GitLab {
         Ok(answer.error_for_status()?.json().await?)
     }
 
-    /// The log of a job.
+    /// The log of a job, without its stamps.
     pub async fn trace(&self, job: u64) -> Result<Vec<u8>> {
         let answer = self.http.get(self.address(&format!("jobs/{job}/trace"))).send().await?;
-        Ok(answer.error_for_status()?.bytes().await?.to_vec())
+        Ok(coordinator::log::without_stamps(&answer.error_for_status()?.bytes().await?))
     }
 
     /// Its length and checksum.
