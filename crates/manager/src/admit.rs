@@ -6,7 +6,7 @@ use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
 use gitlab_api::JobResponse;
-use job::{FailureReason, Job, JobId, Secret, Variable};
+use job::{FailureReason, Flags, Job, JobId, Secret, Variable};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub struct Tracked {
     pub timeout: Duration,
     /// Where a manager before us began to write its last line.
     pub telling_at: Option<u64>,
+    /// Whether lines of its trace get stamps.
+    stamped: bool,
     /// Values that must not appear in its trace.
     masked: Vec<Secret>,
 }
@@ -91,6 +93,8 @@ impl Tracked {
             knows: Vec::new(),
             timeout: Duration::ZERO,
             telling_at: None,
+            // What is said of a job without a plan is said as the flag is when nobody sets it.
+            stamped: true,
             masked: Vec::new(),
         }
     }
@@ -111,6 +115,7 @@ impl Tracked {
             parts,
             knows: job.features.failure_reasons.clone(),
             timeout: job.timeout,
+            stamped: plan.settings.timestamps,
             masked: masked.into_iter().map(Secret::new).collect(),
             ..Self::bare(job.id, job.token.clone(), runner)
         }
@@ -124,6 +129,13 @@ impl Tracked {
     /// Calls to its cluster.
     pub fn client(&self) -> kube::Client {
         self.runner.cluster.client.clone()
+    }
+
+    /// Lines as they stand in its trace.
+    pub fn framed(&self, lines: &[u8]) -> Vec<u8> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        if self.stamped { gitlab_api::log::stamped_lines(lines, micros) } else { lines.to_vec() }
     }
 
     /// A text of the cluster as it may stand in the trace: an image's name, for one, may hold a masked value.
@@ -178,6 +190,7 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
     variables.extend(job.variables.iter().cloned());
     variables.extend(about_the_runner(manager));
     job.variables = variables;
+    let flags = Flags::resolve(&config.feature_flags, &job.variables);
     let builds_dir = match job.variables.expand(&config.builds_dir) {
         empty if empty.is_empty() => names::BUILDS_DIR.to_owned(),
         configured => configured,
@@ -210,6 +223,9 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
             feature_flags: config.feature_flags.clone(),
             cancel_grace_seconds: 0,
             final_update_tries: FINAL_UPDATE_TRIES,
+            timestamps: flags.is_on("FF_TIMESTAMPS"),
+            mask_all_tokens: flags.is_on("FF_MASK_ALL_DEFAULT_TOKENS"),
+            only_plain_values: config.kubernetes.gantry.mask_encodings == Some(false),
             warnings: pod_spec::warnings(&job, config),
             ..Settings::default()
         },

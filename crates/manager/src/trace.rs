@@ -61,6 +61,7 @@ impl<'a> Writer<'a> {
 
     /// Writes a line if the trace is as we left it.
     pub async fn write_next(&mut self, line: &[u8]) -> Result<Written, ClientError> {
+        let line = &self.job.framed(line)[..];
         let end = self.position + line.len() as u64;
         let before = self.unanswered.replace(end);
         let (outcome, hints) = self.patch(self.position, Bytes::copy_from_slice(line)).await?;

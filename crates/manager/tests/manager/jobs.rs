@@ -136,7 +136,7 @@ async fn a_verdict_that_the_agent_could_not_report_is_reported() {
         assert_eq!(job.text(), expected);
         let last = job.last().unwrap();
         assert_eq!((last.exit_code, last.failure_reason.as_deref()), (Some(3), Some("script_failure")));
-        assert_eq!(last.output.unwrap().bytesize, expected.len() as u64);
+        assert_eq!(last.output.unwrap().bytesize, job.trace.len() as u64);
     }
     manager.stop().await;
 }
@@ -265,6 +265,25 @@ async fn what_cannot_become_a_pod_is_told_as_a_configuration_error() {
     let job = bench.gitlab.job(7);
     assert_eq!(job.text(), "\x1b[31;1mERROR: Job failed: memory_limit = \"much\" is not a quantity\x1b[0;m\n");
     assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_configuration_error"));
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn lines_of_the_manager_are_stamped_unless_the_job_turns_it_off() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "memory_limit = \"much\"");
+    for (id, value) in [(7, "perhaps"), (8, "0")] {
+        let mut asking = payload(id);
+        asking["variables"] = json!([{"key": "FF_TIMESTAMPS", "value": value}]);
+        bench.gitlab.offer(asking);
+        until("the report", || bench.gitlab.job(id).finals() == 1).await;
+    }
+    let line = b"\x1b[31;1mERROR: Job failed: memory_limit = \"much\" is not a quantity\x1b[0;m\n";
+    let stamped = bench.gitlab.job(7).trace;
+    let stamped = gitlab_api::log::parse_stamp(&stamped).expect("a stamp");
+    assert_eq!((stamped.stream, stamped.text), (gitlab_api::log::Stream::RUNNER, &line[..]));
+    assert_eq!(bench.gitlab.job(8).trace, line);
+    bench.wait_for_nothing().await;
     manager.stop().await;
 }
 

@@ -66,7 +66,7 @@ pub struct JobThere {
 
 impl JobThere {
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.trace).into_owned()
+        String::from_utf8_lossy(&gitlab_api::log::without_stamps(&self.trace)).into_owned()
     }
 
     pub fn last(&self) -> Option<UpdateJob> {
