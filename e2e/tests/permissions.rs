@@ -152,7 +152,7 @@ async fn a_manager_starts_with_what_gantry_rbac_prints_and_names_each_permission
 
     let rules = bench.rules().await;
     let cases = without_one(&rules);
-    assert_eq!(cases.len(), 10);
+    assert_eq!(cases.len(), 15);
     for (verb, resource, fewer) in cases {
         bench.allow(&fewer).await;
         let expected =

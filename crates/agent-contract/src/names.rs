@@ -73,5 +73,5 @@ pub const LABEL_RUNNER: &str = "gantry.dev/runner";
 /// Label: project number.
 pub const LABEL_PROJECT: &str = "gantry.dev/project-id";
 /// Annotation of the plan Secret: how far the job has come (`stored`, `launched`, `again-ATTEMPT-PULLS`,
-/// `launched-ATTEMPT-PULLS`, `telling-OFFSET`).
+/// `launched-ATTEMPT-PULLS`, `telling-OFFSET-INSTANCE`).
 pub const ANNOTATION_STEP: &str = "gantry.dev/step";

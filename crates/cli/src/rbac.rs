@@ -70,7 +70,7 @@ fn manifest(places: &Places<'_>, home: &str, account: &str) -> String {
         .iter()
         .map(|rule| {
             let verbs = rule.verbs.join(", ");
-            format!("  - apiGroups: [\"\"]\n    resources: [{}]\n    verbs: [{verbs}]\n", rule.resource)
+            format!("  - apiGroups: [\"{}\"]\n    resources: [{}]\n    verbs: [{verbs}]\n", rule.group, rule.resource)
         })
         .collect();
     for namespace in &places.named {
@@ -123,8 +123,9 @@ mod tests {
         let text = places("namespace = \"ci\";namespace = \"1e3\"", "gantry-system");
         let documents: Vec<_> = text.split("---\n").collect();
         let expected = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: \"manager\"\n  namespace: \"ci\"\nrules:\n  \
-             - apiGroups: [\"\"]\n    resources: [pods]\n    verbs: [create, delete, get, list, watch]\n  \
-             - apiGroups: [\"\"]\n    resources: [secrets]\n    verbs: [create, delete, get, list, patch]\n";
+             - apiGroups: [\"\"]\n    resources: [pods]\n    verbs: [create, delete, get, list, patch, watch]\n  \
+             - apiGroups: [\"\"]\n    resources: [secrets]\n    verbs: [create, delete, get, list, patch]\n  \
+             - apiGroups: [\"coordination.k8s.io\"]\n    resources: [leases]\n    verbs: [create, delete, list, patch]\n";
         assert_eq!((documents.len(), documents[3]), (5, expected));
         assert!(documents[0].contains("kind: ServiceAccount\nmetadata:\n  name: \"manager\"\n  namespace: \"gantry-system\"\n"));
         assert!(documents[2].contains(

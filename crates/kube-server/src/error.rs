@@ -46,6 +46,11 @@ impl ApiError {
         Self::new(422, "Invalid", format!("{resource} \"{name}\" is invalid: {why}"))
     }
 
+    /// 422: a patch that cannot be applied to the object as it is.
+    pub fn unmet(message: impl Into<String>) -> Self {
+        Self::new(422, "Invalid", message)
+    }
+
     /// 410: the version is too old to go on from.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)

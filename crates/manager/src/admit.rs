@@ -1,14 +1,16 @@
 //! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
 
 use crate::numbers::Number;
+use crate::hands::Hand;
+use crate::note::{self, Note};
 use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
 use gitlab_api::JobResponse;
 use job::{FailureReason, Flags, Job, JobId, Secret, Variable};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How many tries the agent's final update has (row "job_status_final_update_retry_limit").
@@ -71,6 +73,10 @@ pub struct Tracked {
     pub telling_at: Option<u64>,
     /// Whether lines of its trace get stamps.
     stamped: bool,
+    /// Nobody else in this process has it.
+    pub hand: Option<Hand>,
+    /// What stands on its plan.
+    note: Mutex<Note>,
     /// Values that must not appear in its trace.
     masked: Vec<Secret>,
 }
@@ -95,6 +101,8 @@ impl Tracked {
             telling_at: None,
             // What is said of a job without a plan is said as the flag is when nobody sets it.
             stamped: true,
+            hand: None,
+            note: Mutex::new(Note { text: note::STORED.to_owned(), version: None }),
             masked: Vec::new(),
         }
     }
@@ -124,6 +132,16 @@ impl Tracked {
     /// Namespace of the pod.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// What stands on its plan, as far as we know.
+    pub fn note(&self) -> Note {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// That stands there now.
+    pub fn set_note(&self, note: Note) {
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
 
     /// Calls to its cluster.

@@ -77,6 +77,16 @@ impl CallError {
         matches!(self, Self::Refused { code: 403, message, .. } if message.contains("exceeded quota"))
     }
 
+    /// Whether a patch did not fit what is there now.
+    pub fn is_unmet(&self) -> bool {
+        matches!(self, Self::Refused { code: 422, .. })
+    }
+
+    /// Whether the object is not the one any more that was meant.
+    pub fn is_outdated(&self) -> bool {
+        matches!(self, Self::Refused { code: 409, reason, .. } if reason == "Conflict")
+    }
+
     /// HTTP status of a refusal.
     pub fn code(&self) -> Option<u16> {
         if let Self::Refused { code, .. } = self { Some(*code) } else { None }
@@ -96,10 +106,23 @@ pub async fn persist<T, F>(budget: Duration, what: &'static str, make: impl Fn()
 where
     F: Future<Output = kube::Result<T>>,
 {
+    persist_unless(budget, what, make, |_| false).await
+}
+
+/// The same, but an error that `is_answer` comes back at once.
+pub async fn persist_unless<T, F>(
+    budget: Duration,
+    what: &'static str,
+    make: impl Fn() -> F,
+    is_answer: impl Fn(&CallError) -> bool,
+) -> Result<T, CallError>
+where
+    F: Future<Output = kube::Result<T>>,
+{
     let (begun, mut backoff) = (Instant::now(), Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
     loop {
         match call(what, make()).await {
-            Err(error) if error.is_short_lived() && begun.elapsed() < budget => {
+            Err(error) if error.is_short_lived() && !is_answer(&error) && begun.elapsed() < budget => {
                 let pause = backoff.pause().min(budget.saturating_sub(begun.elapsed()));
                 tracing::warn!(error = chain(&error), pause_ms = pause.as_millis(), "the Kubernetes API is in trouble");
                 tokio::time::sleep(pause).await;

@@ -3,12 +3,16 @@
 //! Entries with the same connection share a cluster: one client, one watch for each namespace, one set of answers about
 //! what the cluster offers.
 
+use crate::adopt::Suspects;
+use crate::hands::Hands;
+use crate::lease::Leases;
 use crate::watch::{self, Hub};
 use crate::wiring::Manager;
 use pod_spec::Features;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::Notify;
 
 /// Which clusters there are, and which entry uses which.
 #[derive(Clone)]
@@ -47,6 +51,21 @@ pub(crate) struct Cluster {
     pub client: kube::Client,
     /// Who follows which pod.
     pub hub: Arc<Hub>,
+    /// Which jobs somebody has.
+    pub hands: Arc<Hands>,
+    /// Which managers are alive.
+    pub leases: Leases,
+    /// Asks for a look at what is left of others.
+    pub look: Notify,
+    /// What belonged to no job at the looks before.
+    suspects: Mutex<Suspects>,
+    /// Plans that cannot be gone on with, told once.
+    hopeless: Mutex<BTreeSet<(String, String)>>,
+    home: OnceLock<String>,
+    /// Our Lease was taken and is renewed.
+    pub is_held: AtomicBool,
+    /// Somebody looks after what is left there.
+    pub is_looked_after: AtomicBool,
     /// Set when the cluster did not take a plan: no job is asked for until it answers again.
     pub is_down: AtomicBool,
     features: OnceLock<Features>,
@@ -61,6 +80,14 @@ impl Cluster {
             name,
             client,
             hub: Arc::default(),
+            hands: Arc::default(),
+            leases: Leases::default(),
+            look: Notify::new(),
+            suspects: Mutex::default(),
+            hopeless: Mutex::default(),
+            home: OnceLock::new(),
+            is_held: AtomicBool::new(false),
+            is_looked_after: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
             features: OnceLock::new(),
             no_image_volumes: AtomicBool::new(false),
@@ -82,6 +109,22 @@ impl Cluster {
     /// Keeps what the cluster answered.
     pub fn keep(&self, features: Features) {
         let _ = self.features.set(features);
+    }
+
+    /// The namespace of what belongs to no job, as it was at first: who comes and goes is seen in one place.
+    pub fn home(&self, manager: &Manager) -> String {
+        self.home.get_or_init(|| manager.home(self)).clone()
+    }
+
+    /// What belonged to no job at the looks before.
+    pub fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was known before that nobody can go on with this plan; from now on it is.
+    pub fn is_known_as_hopeless(&self, namespace: &str, first: &str) -> bool {
+        let mut hopeless = self.hopeless.lock().unwrap_or_else(PoisonError::into_inner);
+        !hopeless.insert((namespace.to_owned(), first.to_owned()))
     }
 
     /// From now on no volume is an image.

@@ -1,11 +1,17 @@
 //! The end of a job: GitLab is told, unless the agent did, and then nothing of the job is left in the cluster.
 //!
+//! Before the first word to GitLab stands a note on the plan, which only the job's owner can write: of two managers
+//! that believe they own a job one tells. The note is written again when our Lease was out of date since, because the
+//! job may have been adopted meanwhile.
+//!
 //! The Secret goes first and the pod second: a pod without a plan is one that GitLab knows the end of, and is deleted
-//! at the next start if we do not come to it.
+//! at the next look if we do not come to it.
 
 use crate::admit::Tracked;
 use crate::backoff::Backoff;
 use crate::cluster;
+use crate::lease::Term;
+use crate::note::{self, NotOurs};
 use crate::store;
 use crate::trace::{Writer, Written};
 use crate::wiring::Manager;
@@ -24,6 +30,10 @@ const TELLING: Duration = Duration::from_secs(3600);
 const DELETING: Duration = Duration::from_secs(600);
 /// How often GitLab may answer that it still checks the trace.
 const CHECKS: u32 = 10;
+/// Somebody else writes to the trace at the same time: the agent's last bytes on their way.
+const AFTER_ANOTHER: Duration = Duration::from_millis(50);
+/// After this often the job ends without its last line.
+const MOST_BEHIND: u32 = 20;
 /// Longest sentence in a trace, in bytes.
 const LONGEST_SENTENCE: usize = 4096;
 
@@ -98,11 +108,11 @@ fn cut(sentence: &str) -> String {
 /// Tells GitLab and cleans up; a stop in between leaves the rest to the next start.
 pub async fn finish(manager: &Manager, job: &Tracked, told: Told) {
     if report(manager, job, told).await {
-        clean(job).await;
+        clean(manager, job).await;
     }
 }
 
-/// Tells GitLab; `false` when the manager stopped before it was told.
+/// Tells GitLab; `false` when the manager stopped before it was told, or the job is another's now.
 pub async fn report(manager: &Manager, job: &Tracked, told: Told) -> bool {
     let name = job.runner.config.name.as_str();
     match &told {
@@ -116,32 +126,34 @@ pub async fn report(manager: &Manager, job: &Tracked, told: Told) -> bool {
     true
 }
 
-/// Deletes what the job has in the cluster.
-pub async fn clean(job: &Tracked) {
-    if job.pod.is_empty() {
+/// Deletes what the job has in the cluster, if it is still ours.
+pub async fn clean(manager: &Manager, job: &Tracked) {
+    if job.pod.is_empty() || store::delete(manager, job).await.is_err() {
         return;
     }
-    store::delete(job).await;
     let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
     let parameters = DeleteParams::default();
     match cluster::persist(DELETING, "delete the pod", || pods.delete(&job.pod, &parameters)).await {
         Err(error) if !error.is_missing() => {
             let error = cluster::chain(&error);
-            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the pod is left for the next start to delete");
+            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the pod is left for the next look to delete");
         }
         _ => tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "job cleaned up"),
     }
 }
 
-/// Repeats until GitLab accepts or does not want it; `false` when the manager stopped before.
+/// Repeats until GitLab accepts or does not want it; `false` when the manager stopped before, or the job is another's.
 async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
     let (begun, mut backoff) = (Instant::now(), Backoff::new(Duration::from_secs(1), Duration::from_secs(60)));
-    let mut report = Report { job, writer: Writer::new(job), noted: false, written: false, with_size: true, checks: 0 };
+    let writer = Writer::new(job);
+    let mut report =
+        Report { manager, job, writer, at: 0, proof: None, noted: false, written: false, behind: 0, with_size: true, checks: 0 };
     loop {
         let pause = match report.tell_once(told).await {
             Ok(None) => return true,
             Ok(Some(pause)) => pause,
-            Err(error) => {
+            Err(Trouble::NotOurs) => return false,
+            Err(Trouble::Gitlab(error)) => {
                 if begun.elapsed() > TELLING.max(job.timeout) {
                     let error = cluster::chain(&error);
                     tracing::error!(job.id = job.id, pod.name = job.pod, error, "GitLab was never told how the job ended");
@@ -160,23 +172,49 @@ async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
     }
 }
 
+/// Why a report did not come through.
+enum Trouble {
+    Gitlab(ClientError),
+    NotOurs,
+}
+
+impl From<ClientError> for Trouble {
+    fn from(error: ClientError) -> Self {
+        Self::Gitlab(error)
+    }
+}
+
+impl From<NotOurs> for Trouble {
+    fn from(NotOurs: NotOurs) -> Self {
+        Self::NotOurs
+    }
+}
+
 /// A report on its way.
 struct Report<'a> {
+    manager: &'a Manager,
     job: &'a Tracked,
     writer: Writer<'a>,
+    /// Where the last line goes, as noted.
+    at: u64,
+    /// The time without a gap of our Lease in which that was noted.
+    proof: Option<Term>,
     noted: bool,
     written: bool,
+    /// How often somebody else was faster.
+    behind: u32,
     with_size: bool,
     checks: u32,
 }
 
 impl Report<'_> {
     /// `None` when it is told, else how long to wait before the next try.
-    async fn tell_once(&mut self, told: &Told) -> Result<Option<Duration>, ClientError> {
+    async fn tell_once(&mut self, told: &Told) -> Result<Option<Duration>, Trouble> {
         let Told::End { state, reason, exit_code, line, whole } = told else { return Ok(None) };
-        if !self.written {
-            self.written = self.write(line, *whole).await?;
+        if !self.written && !self.write(line, *whole).await? {
+            return Ok(Some(AFTER_ANOTHER));
         }
+        self.prove().await?;
         // The first bytes are not ours, so there is no checksum to send.
         let output = self.with_size.then(|| Output { checksum: None, bytesize: self.writer.position() });
         let body = UpdateJob {
@@ -204,17 +242,42 @@ impl Report<'_> {
         }
     }
 
-    /// Answers whether the line stands there, or nobody wants it.
-    async fn write(&mut self, line: &str, whole: Option<u64>) -> Result<bool, ClientError> {
-        if !self.noted {
-            let Some(length) = self.writer.length().await? else { return Ok(true) };
-            let by_us_before = self.job.telling_at.is_some_and(|at| length > at);
-            if by_us_before || whole.is_some_and(|whole| length >= whole) {
-                return Ok(true);
-            }
-            store::mark_telling(self.job, length).await;
+    /// Writes the last line where the note says; `false` when somebody has written since.
+    async fn write(&mut self, line: &str, whole: Option<u64>) -> Result<bool, Trouble> {
+        if self.noted {
+            // The last try was not answered: it may have counted, which the next answer shows.
+            self.prove().await?;
+        } else {
+            let length = self.writer.length().await?;
+            let by_us_before = |length: u64| self.job.telling_at.is_some_and(|at| length > at);
+            self.written = length.is_none_or(|length| by_us_before(length) || whole.is_some_and(|whole| length >= whole));
+            self.note(if self.written { self.job.telling_at } else { None }.or(length).unwrap_or_default()).await?;
             self.noted = true;
         }
-        Ok(self.writer.append(line.as_bytes()).await? != Written::Behind)
+        if !self.written && self.behind < MOST_BEHIND {
+            let written = self.writer.write_next(line.as_bytes()).await?;
+            self.written = written != Written::Behind;
+            self.noted = self.written;
+            self.behind += 1;
+            return Ok(self.written);
+        }
+        self.written = true;
+        Ok(true)
+    }
+
+    async fn note(&mut self, at: u64) -> Result<(), NotOurs> {
+        // From before the note: a gap that begins with it counts.
+        let term = self.job.runner.cluster.leases.term();
+        note::telling(self.manager, self.job, at).await?;
+        (self.at, self.proof) = (at, term);
+        Ok(())
+    }
+
+    /// Whether nobody can have adopted the job since our note; else the note is written again.
+    async fn prove(&mut self) -> Result<(), NotOurs> {
+        if self.proof.is_some() && self.proof == self.job.runner.cluster.leases.term() {
+            return Ok(());
+        }
+        self.note(self.at).await
     }
 }

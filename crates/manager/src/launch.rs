@@ -1,9 +1,10 @@
 //! The pod: made under a name derived from the job, so that a repeated call cannot make a second one.
 
 use crate::admit::Tracked;
+use crate::adopt;
 use crate::cluster::{self, CallError};
 use crate::finish::Told;
-use crate::store;
+use crate::note::{self, NotOurs};
 use crate::waiting::{Heard, Waiting};
 use crate::wiring::Manager;
 use job::{FailureReason, Job};
@@ -32,8 +33,14 @@ pub fn poll_timeout(job: &Tracked) -> Duration {
 pub enum Unlaunched {
     /// There will be none.
     Over(Told),
-    /// The manager stops; the next one goes on.
+    /// The manager stops, or the job is another's now; who has it goes on.
     LeftAlone,
+}
+
+impl From<NotOurs> for Unlaunched {
+    fn from(NotOurs: NotOurs) -> Self {
+        Self::LeftAlone
+    }
 }
 
 /// The pod of a job, or what to tell of a job that makes none.
@@ -67,12 +74,14 @@ pub async fn launch(manager: &Manager, job: &Tracked, pod: &Pod) -> Result<(), U
             }
             Err(error) if error.is_taken() => {
                 tracing::info!(job.id = job.id, pod.name = job.pod, "the pod is there already");
+                // A manager that had the job before us may have made it after we looked.
+                adopt::take_pod(manager, job, &job.pod).await;
                 break;
             }
             Err(error) if error.is_over_quota() && Instant::now() + ROOM < by => {
                 if waiting.is_none() {
                     // Once the trace has a line, it must not be taken for somebody else's after a restart.
-                    store::mark_again(job, job.attempt, job.pull_failures).await;
+                    note::again(manager, job, job.attempt, job.pull_failures).await?;
                 }
                 let lines = waiting.get_or_insert_with(|| Waiting::at_once(job));
                 wait_for_room(manager, lines, &cluster::chain(&error)).await?;
@@ -80,7 +89,7 @@ pub async fn launch(manager: &Manager, job: &Tracked, pod: &Pod) -> Result<(), U
             Err(error) => return Err(Unlaunched::Over(refusal(job, &error))),
         }
     }
-    store::mark_launched(job).await;
+    note::launched(manager, job).await?;
     Ok(())
 }
 

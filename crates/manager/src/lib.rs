@@ -30,6 +30,7 @@ pub mod diagnose;
 pub mod permissions;
 
 mod admit;
+mod adopt;
 mod authority;
 mod backoff;
 mod calm;
@@ -39,7 +40,10 @@ mod confirm;
 mod features;
 mod finish;
 mod follow;
+mod hands;
 mod launch;
+mod lease;
+mod note;
 mod numbers;
 mod places;
 mod poll;
@@ -58,8 +62,10 @@ mod wiring;
 pub use clusters::Clusters;
 pub use diagnose::{Cure, Diagnosis, Finding, diagnose};
 
+use crate::wiring::Manager;
 use gitlab_client::{Client, ClientConfig, ClientError};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -149,25 +155,48 @@ pub enum Error {
         /// Where it was looked for.
         cluster: String,
     },
+    /// Another process with this system id took over, and is gone now.
+    #[error("another manager had system id \"{0}\" and is gone: this one may start again")]
+    TakenOver(String),
 }
 
 /// Runs until `stop`, and returns within seconds of it.
 ///
 /// # Errors
-/// Only when the first configuration cannot be used at all or a permission is missing; whatever goes wrong later is
-/// retried and logged.
+/// When the first configuration cannot be used at all, a permission is missing, or another manager with the same system id
+/// took over; whatever else goes wrong is retried and logged.
 pub async fn run(options: Options) -> Result<(), Error> {
     let Options { config, changes, clusters, system_id, helper_image, version, connect, stop } = options;
     let manager = wiring::make(wiring::Identity { system_id, helper_image, version, connect }, stop)?;
     // Whoever drops this future wants everything to end, as after a crash.
     let halt = manager.halt.clone().drop_guard();
     tracing::info!(system.id = manager.system_id, runners = config.runners.len(), "manager started");
-    reload::keep_up(&manager, Change { config, clusters }, changes).await?;
+    tokio::select! {
+        biased;
+        () = manager.lost.cancelled() => {
+            drop(halt);
+            return wait_for_the_other(&manager).await;
+        }
+        ended = reload::keep_up(&manager, Change { config, clusters }, changes) => ended?,
+    }
     manager.tasks.close();
     if tokio::time::timeout(STOPPING, manager.tasks.wait()).await.is_err() {
         tracing::warn!("calls in flight did not end in time; what they left is gone on with at the next start");
     }
     drop(halt);
+    futures::future::join_all(manager.clusters().iter().map(|cluster| lease::release(&manager, cluster))).await;
     tracing::info!("manager stopped");
     Ok(())
+}
+
+/// Does nothing until the stop, or until the manager that has our system id is gone.
+async fn wait_for_the_other(manager: &Manager) -> Result<(), Error> {
+    let clusters = manager.clusters();
+    let held = clusters.iter().filter(|cluster| cluster.is_held.load(Ordering::Relaxed));
+    let others = held.map(|cluster| lease::until_free(manager, cluster));
+    tokio::select! {
+        biased;
+        () = manager.stop.cancelled() => Ok(()),
+        _ = futures::future::join_all(others) => Err(Error::TakenOver(manager.system_id.clone())),
+    }
 }

@@ -15,9 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// All that the manager does with Kubernetes, in each namespace of its runners.
-pub const NEEDED: [Rule; 2] = [
-    Rule { resource: "pods", verbs: &["create", "delete", "get", "list", "watch"] },
-    Rule { resource: "secrets", verbs: &["create", "delete", "get", "list", "patch"] },
+///
+/// A Lease is only where the manager keeps what belongs to no job: the first namespace of the configuration. Which one
+/// that is changes with the configuration, so the rules are the same everywhere.
+pub const NEEDED: [Rule; 3] = [
+    Rule { group: "", resource: "pods", verbs: &["create", "delete", "get", "list", "patch", "watch"] },
+    Rule { group: "", resource: "secrets", verbs: &["create", "delete", "get", "list", "patch"] },
+    Rule { group: "coordination.k8s.io", resource: "leases", verbs: &["create", "delete", "list", "patch"] },
 ];
 
 /// Questions in flight.
@@ -25,9 +29,11 @@ const AT_ONCE: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Verbs on one resource of the core API group, as a rule of a Role has them.
+/// Verbs on one resource, as a rule of a Role has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
+    /// API group; the core's is empty.
+    pub group: &'static str,
     /// Plural, as in paths.
     pub resource: &'static str,
     /// In alphabetical order.
@@ -92,7 +98,7 @@ async fn ask(places: &[(Arc<Cluster>, String)], clusters: usize) -> Result<Vec<M
     for (cluster, namespace) in places {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
         let shown = (clusters > 1).then(|| cluster.name.clone());
-        for Rule { resource, verbs } in NEEDED {
+        for Rule { resource, verbs, .. } in NEEDED {
             let missing = |verb| Missing { verb, resource, namespace: namespace.clone(), cluster: shown.clone() };
             questions.extend(verbs.iter().map(|verb| (reviews.clone(), missing(verb))));
         }
@@ -103,8 +109,10 @@ async fn ask(places: &[(Arc<Cluster>, String)], clusters: usize) -> Result<Vec<M
 
 /// The question itself if the answer is no.
 async fn answer(reviews: Api<SelfSubjectAccessReview>, question: Missing) -> Result<Option<Missing>, CallError> {
+    let group = NEEDED.iter().find(|rule| rule.resource == question.resource).map_or("", |rule| rule.group);
     let attributes = ResourceAttributes {
         namespace: Some(question.namespace.clone()),
+        group: Some(group.to_owned()),
         resource: Some(question.resource.to_owned()),
         verb: Some(question.verb.to_owned()),
         ..ResourceAttributes::default()

@@ -6,35 +6,51 @@
 
 use crate::cluster::{self, CallError};
 use crate::clusters::Cluster;
+use crate::lease;
+use crate::note;
 use crate::wiring::Manager;
 use agent_contract::names;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const NOTING: Duration = Duration::from_secs(10);
 
-/// Name of the Secret.
-fn name(manager: &Manager) -> String {
-    format!("gantry-{}-namespaces", manager.owner.to_ascii_lowercase().replace(['_', '.'], "-"))
+/// Name of the Secret of a manager.
+fn name_of(owner: &str) -> String {
+    format!("{}-namespaces", lease::name(owner))
 }
 
 /// The namespaces that were noted.
 pub async fn noted(manager: &Manager, cluster: &Cluster) -> Result<BTreeSet<String>, CallError> {
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
-    let name = name(manager);
+    let name = name_of(&manager.owner);
     let secret = cluster::persist(NOTING, "read the namespaces", || secrets.get_opt(&name)).await?;
     Ok(secret.iter().flat_map(|secret| &secret.data).flat_map(|data| data.keys().cloned()).collect())
+}
+
+/// What all managers have noted, by owner.
+pub async fn of_others(manager: &Manager, cluster: &Cluster) -> Result<Vec<(String, BTreeSet<String>)>, CallError> {
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
+    // Only these Secrets have an owner and no job.
+    let parameters = ListParams::default().labels(&format!("{},!{}", names::LABEL_OWNER, names::LABEL_JOB));
+    let secrets = cluster::persist(NOTING, "read the namespaces", || secrets.list(&parameters)).await?;
+    let noted = secrets.items.into_iter().filter_map(|secret| {
+        let owner = note::label(&secret.metadata, names::LABEL_OWNER).to_owned();
+        let is_noted = secret.metadata.name.as_ref() == Some(&name_of(&owner));
+        is_noted.then(|| (owner, secret.data.unwrap_or_default().into_keys().collect()))
+    });
+    Ok(noted.collect())
 }
 
 /// Takes a namespace away in which nothing is any more.
 pub async fn forget(manager: &Manager, cluster: &Cluster, namespace: &str) {
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
-    let (name, parameters) = (name(manager), PatchParams::default());
+    let (name, parameters) = (name_of(&manager.owner), PatchParams::default());
     let patch = serde_json::json!({"data": {namespace: null}});
     let patch = Patch::Merge(&patch);
     let forgot = cluster::persist(NOTING, "forget the namespace", || secrets.patch_metadata(&name, &parameters, &patch)).await;
@@ -58,7 +74,7 @@ pub async fn note(manager: &Manager, cluster: &Cluster, namespace: &str) -> Resu
 /// Notes a namespace that the configuration names no more, and where jobs may still be.
 pub async fn keep(manager: &Manager, cluster: &Cluster, namespace: &str) -> Result<(), CallError> {
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), &manager.home(cluster));
-    let (name, what) = (name(manager), "note the namespace");
+    let (name, what) = (name_of(&manager.owner), "note the namespace");
     let parameters = PatchParams::default();
     let patch = serde_json::json!({"data": {namespace: ""}});
     let patch = Patch::Merge(&patch);

@@ -8,8 +8,9 @@
 
 use crate::clusters::Cluster;
 use crate::wiring::{Manager, RunnerSide, Setup};
-use crate::{Change, Error, cluster, features, permissions, places, poll, recover};
+use crate::{Change, Error, adopt, cluster, features, lease, permissions, places, poll, recover};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 
@@ -74,13 +75,35 @@ async fn enter(manager: &Arc<Manager>, setup: Arc<Setup>) -> Result<(), Error> {
     let new: Vec<_> = setup.places().into_iter().filter(|(cluster, namespace)| !cluster.is_watched(namespace)).collect();
     look(&setup, &new).await?;
     put(manager, &setup);
+    hold(manager, &setup).await;
     recover::recover(manager, &new).await;
+    look_after(manager, &setup);
     keep_places(manager, &setup).await;
     let (runners, concurrent) = (setup.runners.len(), setup.concurrent);
     tracing::info!(runners, concurrent, "configuration loaded");
     let begin: Vec<_> = setup.runners.iter().filter(|runner| runner.asking.begins()).cloned().collect();
     ask(manager, &begin);
     Ok(())
+}
+
+/// Takes our Lease in each cluster and renews it from then on: no job is asked for before.
+async fn hold(manager: &Arc<Manager>, setup: &Setup) {
+    let new = setup.clusters.iter().filter(|cluster| setup.is_used(cluster) && !cluster.is_held.load(Ordering::Relaxed));
+    for cluster in new {
+        lease::take(manager, cluster).await;
+        cluster.is_held.store(true, Ordering::Relaxed);
+        let (one, cluster) = (manager.clone(), cluster.clone());
+        manager.attend(async move { lease::keep(&one, &cluster).await });
+    }
+}
+
+/// Looks after what others leave in each cluster, once what is ours there is in our hands.
+fn look_after(manager: &Arc<Manager>, setup: &Setup) {
+    let used = setup.clusters.iter().filter(|cluster| setup.is_used(cluster));
+    for cluster in used.filter(|cluster| !cluster.is_looked_after.swap(true, Ordering::Relaxed)) {
+        let (one, cluster) = (manager.clone(), cluster.clone());
+        manager.attend(async move { adopt::keep(&one, &cluster).await });
+    }
 }
 
 /// What has to be known of namespaces before the first job.

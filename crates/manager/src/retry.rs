@@ -9,7 +9,8 @@ use crate::cluster;
 use crate::diagnose::{self, Cure, Diagnosis};
 use crate::finish::Told;
 use crate::launch::{self, Unlaunched};
-use crate::store;
+use crate::note;
+use crate::store::{self, FetchError};
 use crate::trace::{Writer, Written};
 use crate::watch::Following;
 use crate::wiring::Manager;
@@ -41,7 +42,7 @@ pub enum Next {
     Follow(Following),
     /// Nothing.
     Over(Told),
-    /// The manager stops.
+    /// The manager stops, or the job is another's now.
     LeftAlone,
 }
 
@@ -60,9 +61,10 @@ fn cure(job: &Tracked, failed: &Diagnosis) -> Option<Cure> {
 pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, failed: Diagnosis) -> Next {
     let told = Told::failed(job, failed.reason, &failed.sentence);
     let Some(cure) = cure(job, &failed) else { return Next::Over(told) };
-    let plan = match store::fetch(job).await {
+    let plan = match store::fetch(manager, job).await {
         Ok(plan) => plan,
-        Err(error) => {
+        Err(FetchError::NotOurs) => return Next::LeftAlone,
+        Err(FetchError::Unreadable(error)) => {
             tracing::warn!(job.id = job.id, pod.name = job.pod, error, "no other pod: the plan could not be read");
             return Next::Over(told);
         }
@@ -93,7 +95,9 @@ pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, f
         }
     }
     tracing::warn!(job.id = job.id, pod.name = job.pod, attempt = next, why = sentence, "another pod, {how}");
-    store::mark_again(job, next, failures).await;
+    if note::again(manager, job, next, failures).await.is_err() {
+        return Next::LeftAlone;
+    }
     (job.attempt, job.pull_failures) = (next, failures);
     let written = job.written.load(Ordering::Relaxed);
     match replace(manager, job, following).await {

@@ -8,6 +8,7 @@ use crate::confirm::{self, Confirmed};
 use crate::finish::{self, Told};
 use crate::follow::{self, End};
 use crate::launch::{self, Unlaunched};
+use crate::note;
 use crate::places;
 use crate::retry::{self, Next};
 use crate::store::{self, StoreError};
@@ -28,7 +29,9 @@ pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan
 
 /// Up to the pod; `None` when the job is over before.
 async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option<(Tracked, Following)> {
-    let Some(following) = runner.cluster.hub.follow(&plan.settings.namespace, &plan.settings.pod_name) else {
+    let (namespace, pod) = (&plan.settings.namespace, &plan.settings.pod_name);
+    let (Some(hand), Some(following)) = (runner.cluster.hands.take(namespace, pod), runner.cluster.hub.follow(namespace, pod))
+    else {
         tracing::warn!(job.id = plan.job.id, runner.name = runner.config.name, "the job was handed out again while it is ours");
         return None;
     };
@@ -42,6 +45,7 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
         }
     };
     let mut job = Tracked::new(&plan, runner, parts.len());
+    job.hand = Some(hand);
     let pod = launch::pod_of(manager, &mut job, &plan.job);
     // From here on the plan is in the cluster and not in our memory.
     let labels = store::labels(manager, &job, plan.job.project.id);
@@ -53,10 +57,7 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
     match stored {
         Ok(()) => job.runner.cluster.watch(manager, job.namespace()),
         Err(StoreError::Refused(sentence)) => {
-            if job.parts == 1 {
-                // Nothing of it is there to be cleaned up.
-                (job.parts, job.pod) = (0, String::new());
-            }
+            store::forget(&mut job).await;
             refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
             return None;
         }
@@ -101,8 +102,8 @@ pub async fn from_the_retry(manager: Arc<Manager>, mut job: Tracked, plan: Plan,
 
 /// A job whose pod has been made, and perhaps is gone.
 pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, following: Following, slot: Slot) {
-    if !launched {
-        store::mark_launched(&job).await;
+    if !launched && note::launched(&manager, &job).await.is_err() {
+        return;
     }
     to_the_end(&manager, job, following, slot).await;
 }
@@ -118,7 +119,8 @@ pub async fn refuse(manager: &Manager, job: &Tracked, reason: FailureReason, sen
 async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirmed, pod: Result<Pod, Told>) -> bool {
     let launched = match (confirmed, pod) {
         (Confirmed::Forgotten, _) => {
-            store::delete(job).await;
+            // Whoever has it otherwise does the same.
+            let _ = store::delete(manager, job).await;
             return false;
         }
         (Confirmed::Canceling, _) => Err(Unlaunched::Over(Told::canceled())),
@@ -161,7 +163,7 @@ async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Followin
     if matches!(end, End::Reported | End::Unreported(_)) {
         tokio::select! { biased; () = manager.calm.comes() => {}, () = manager.stop.cancelled() => {} }
     }
-    Box::pin(finish::clean(&job)).await;
+    Box::pin(finish::clean(manager, &job)).await;
 }
 
 /// The pod to follow now, if there is one; else the job is over or left alone.

@@ -5,27 +5,20 @@
 
 use crate::admit::Tracked;
 use crate::cluster::{self, CallError};
+use crate::note::{self, NotOurs, Note};
 use crate::wiring::Manager;
 use agent_contract::{Plan, PlanError, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Value of the step annotation: the plan is there.
-const STORED: &str = "stored";
-/// Value of the step annotation: the pod has been made. Behind the word stand attempt and failed pulls, once there are any.
-const LAUNCHED: &str = "launched";
-/// The same for a pod that is to be made after one that did not come up.
-const AGAIN: &str = "again";
-/// Value of the step annotation, with a number behind it: the manager writes the job's last line at this offset.
-const TELLING: &str = "telling-";
 /// Longer than this a job is not kept waiting for its Secret: GitLab wants its confirmation.
 const STORING: Duration = Duration::from_secs(10);
-const MARKING: Duration = Duration::from_secs(60);
+const READING: Duration = Duration::from_secs(60);
 const DELETING: Duration = Duration::from_secs(600);
 
 /// Why a plan was not stored.
@@ -64,7 +57,7 @@ pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, parts: Vec<V
             metadata: ObjectMeta {
                 name: Some(names::plan_secret(&job.first, index)),
                 labels: Some(labels.clone()),
-                annotations: Some(BTreeMap::from([(names::ANNOTATION_STEP.to_owned(), STORED.to_owned())])),
+                annotations: Some(BTreeMap::from([(names::ANNOTATION_STEP.to_owned(), note::STORED.to_owned())])),
                 ..ObjectMeta::default()
             },
             data: Some(data),
@@ -72,23 +65,29 @@ pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, parts: Vec<V
             immutable: Some(true),
             ..Secret::default()
         };
-        put(job, &secret).await?;
+        let version = put(job, &secret).await?;
+        if index == 0 {
+            job.set_note(Note { text: note::STORED.to_owned(), version });
+        }
     }
     tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "plan stored");
     Ok(())
 }
 
-async fn put(job: &Tracked, secret: &Secret) -> Result<(), StoreError> {
+/// Answers the version of what is there then.
+async fn put(job: &Tracked, secret: &Secret) -> Result<Option<String>, StoreError> {
     let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
     let name = secret.metadata.name.as_deref().unwrap_or_default();
     let create = async || {
         let parameters = PostParams::default();
         cluster::persist(STORING, "store the plan", || secrets.create(&parameters, secret)).await
     };
-    let Err(error) = create().await else { return Ok(()) };
-    if !error.is_taken() {
-        return Err(StoreError::of(&error));
-    }
+    let error = match create().await {
+        Ok(made) => return Ok(made.metadata.resource_version),
+        Err(error) if error.is_taken() => error,
+        Err(error) => return Err(StoreError::of(&error)),
+    };
+    tracing::debug!(job.id = job.id, secret = name, %error, "a plan of this name is there");
     let found = match cluster::persist(STORING, "read the plan", || secrets.get_opt(name)).await {
         Ok(found) => found,
         Err(error) => return Err(StoreError::of(&error)),
@@ -100,12 +99,12 @@ async fn put(job: &Tracked, secret: &Secret) -> Result<(), StoreError> {
             return Err(StoreError::OfAnother);
         }
         if found.data == secret.data {
-            return Ok(());
+            return Ok(found.metadata.resource_version);
         }
         // The job was handed out to us before, with another token.
         remove(&secrets, name).await.map_err(|error| StoreError::of(&error))?;
     }
-    create().await.map(drop).map_err(|error| StoreError::of(&error))
+    create().await.map(|made| made.metadata.resource_version).map_err(|error| StoreError::of(&error))
 }
 
 impl StoreError {
@@ -119,77 +118,67 @@ impl StoreError {
     }
 }
 
-/// Notes that the pod has been made: without a pod the job is over from here on.
-pub async fn mark_launched(job: &Tracked) {
-    mark(job, &numbered(LAUNCHED, job.attempt, job.pull_failures)).await;
-}
-
-/// Notes that another pod follows, before the one before is deleted.
-pub async fn mark_again(job: &Tracked, attempt: u32, pull_failures: u32) {
-    mark(job, &numbered(AGAIN, attempt, pull_failures)).await;
-}
-
-fn numbered(word: &str, attempt: u32, pull_failures: u32) -> String {
-    if word == LAUNCHED && attempt == 1 { word.to_owned() } else { format!("{word}-{attempt}-{pull_failures}") }
-}
-
-/// Notes where the job's last line goes, so that a crash cannot make two of it.
-pub async fn mark_telling(job: &Tracked, offset: u64) {
-    if job.parts > 0 {
-        mark(job, &format!("{TELLING}{offset}")).await;
-    }
-}
-
-async fn mark(job: &Tracked, step: &str) {
+/// Takes away what is there of a plan that never became whole: from then on nothing of the job is in the cluster.
+pub async fn forget(job: &mut Tracked) {
     let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
-    let (name, parameters) = (names::plan_secret(&job.first, 0), PatchParams::default());
-    let step = serde_json::json!({"metadata": {"annotations": {names::ANNOTATION_STEP: step}}});
-    let patch = Patch::Merge(&step);
-    let marked = cluster::persist(MARKING, "note the job's step", || secrets.patch_metadata(&name, &parameters, &patch)).await;
-    if let Err(error) = marked {
-        let error = cluster::chain(&error);
-        tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the job's step could not be noted");
-    }
-}
-
-/// How far a job has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The plan is there.
-    Stored,
-    /// A pod was made: which attempt, and how many before it could not pull.
-    Launched(u32, u32),
-    /// Another pod is to be made.
-    Again(u32, u32),
-    /// The job's last line goes to this offset.
-    Telling(u64),
-}
-
-/// The step that a plan's first part tells.
-pub fn step(secret: &Secret) -> Step {
-    let annotations = secret.metadata.annotations.as_ref();
-    let text = annotations.and_then(|all| all.get(names::ANNOTATION_STEP)).map_or(STORED, String::as_str);
-    let (word, numbers) = text.split_once('-').unwrap_or((text, ""));
-    let pair = || {
-        let (attempt, failures) = numbers.split_once('-')?;
-        Some((attempt.parse().ok()?, failures.parse().ok()?))
-    };
-    match (word, pair()) {
-        (LAUNCHED, numbers) => numbers.map_or(Step::Launched(1, 0), |(attempt, failures)| Step::Launched(attempt, failures)),
-        (AGAIN, Some((attempt, failures))) => Step::Again(attempt, failures),
-        ("telling", None) => numbers.parse().map_or(Step::Stored, Step::Telling),
-        _ => Step::Stored,
-    }
-}
-
-/// Deletes the plan; a job without one is over.
-pub async fn delete(job: &Tracked) {
-    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
-    for index in 0..job.parts {
+    for index in 1..job.parts {
         if let Err(error) = remove(&secrets, &names::plan_secret(&job.first, index)).await {
             let error = cluster::chain(&error);
-            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the plan is left for the next start to delete");
+            tracing::warn!(job.id = job.id, error, "a part of a plan is left for the next look to delete");
         }
+    }
+    (job.parts, job.pod) = (0, String::new());
+}
+
+/// Deletes the plan if it is still ours; a job without one is over.
+pub async fn delete(manager: &Manager, job: &Tracked) -> Result<(), NotOurs> {
+    let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
+    for index in 0..job.parts {
+        let name = names::plan_secret(&job.first, index);
+        // Without the first part the others are nobody's.
+        let removed = if index == 0 { remove_ours(manager, job, &secrets, &name).await? } else { remove(&secrets, &name).await };
+        if let Err(error) = removed {
+            let error = cluster::chain(&error);
+            tracing::warn!(job.id = job.id, pod.name = job.pod, error, "the plan is left for the next look to delete");
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the first part in the version that we know; another one may be another manager's.
+async fn remove_ours(
+    manager: &Manager,
+    job: &Tracked,
+    secrets: &Api<Secret>,
+    name: &str,
+) -> Result<Result<(), CallError>, NotOurs> {
+    loop {
+        let preconditions = Preconditions { resource_version: job.note().version, uid: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let deleting = || secrets.delete(name, &parameters);
+        let error = match cluster::persist_unless(DELETING, "delete the plan", deleting, CallError::is_outdated).await {
+            Ok(_) => return Ok(Ok(())),
+            Err(error) if error.is_missing() => return Ok(Ok(())),
+            Err(error) if error.is_outdated() => match note::owner(secrets, name).await {
+                Ok(None) => return Ok(Ok(())),
+                // Somebody has put a mark on it that means nothing to us, or an answer of ours was lost.
+                Ok(Some((owner, note))) if owner == manager.owner && note.step() == job.note().step() => {
+                    job.set_note(note);
+                    continue;
+                }
+                Ok(Some(_)) => {
+                    tracing::info!(
+                        job.id = job.id,
+                        pod.name = job.pod,
+                        "the job is with another manager: its plan is left alone"
+                    );
+                    return Err(NotOurs);
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        return Ok(Err(error));
     }
 }
 
@@ -218,14 +207,26 @@ pub fn read(pod: &str, count: usize, secrets: &BTreeMap<String, Secret>) -> Resu
     Plan::from_parts(&(0..count).map_while(part).collect::<Vec<_>>())
 }
 
+/// Why a plan cannot be read back.
+pub enum FetchError {
+    /// It is another manager's now.
+    NotOurs,
+    /// No answer, or nothing that is a plan.
+    Unreadable(String),
+}
+
 /// Reads the plan of a job back from the cluster.
-pub async fn fetch(job: &Tracked) -> Result<Plan, String> {
+pub async fn fetch(manager: &Manager, job: &Tracked) -> Result<Plan, FetchError> {
     let secrets: Api<Secret> = Api::namespaced(job.client(), job.namespace());
     let mut found = BTreeMap::new();
     for index in 0..job.parts {
         let name = names::plan_secret(&job.first, index);
-        let secret = cluster::persist(MARKING, "read the plan", || secrets.get(&name)).await;
-        found.insert(name, secret.map_err(|error| cluster::chain(&error))?);
+        let secret = cluster::persist(READING, "read the plan", || secrets.get(&name)).await;
+        let secret = secret.map_err(|error| FetchError::Unreadable(cluster::chain(&error)))?;
+        if note::label(&secret.metadata, names::LABEL_OWNER) != manager.owner {
+            return Err(FetchError::NotOurs);
+        }
+        found.insert(name, secret);
     }
-    read(&job.first, job.parts, &found).map_err(|error| cluster::chain(&error))
+    read(&job.first, job.parts, &found).map_err(|error| FetchError::Unreadable(cluster::chain(&error)))
 }

@@ -1,54 +1,71 @@
 //! What a crash left without a partner, found by our labels and our name; nothing else is ever touched.
 
-use crate::cluster;
-use crate::clusters::Cluster;
-use crate::recover::Found;
+use crate::cluster::{self, CallError};
+use crate::recover::{Found, Made, Place};
 use crate::store;
-use crate::wiring::Manager;
 use agent_contract::names;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::Api;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Preconditions};
+use kube::{Api, Client};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 const DELETING: Duration = Duration::from_secs(600);
 
+/// One object that nobody needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Leftover {
+    /// By name and uid.
+    Pod(String, Option<String>),
+    /// The same.
+    Secret(String, Option<String>),
+}
+
 /// Deletes pods whose plan is gone (their end is known to GitLab) and parts of plans that were never whole.
-pub fn sweep(manager: &Arc<Manager>, cluster: &Cluster, namespace: &str, found: &Found) {
-    let plans = found.secrets.iter().filter_map(|(name, secret)| Some((name.strip_suffix("-plan")?, store::count(secret)?)));
+pub fn sweep(place: Place<'_>, found: &Found) {
     let (mut jobs, mut wanted) = (BTreeSet::new(), BTreeSet::new());
-    for (pod, count) in plans {
-        jobs.insert(pod.to_owned());
-        wanted.extend((0..count).map(|index| names::plan_secret(pod, index)));
+    for job in found.jobs() {
+        jobs.insert(job.to_owned());
+        let count = found.secrets.get(&names::plan_secret(job, 0)).and_then(store::count).unwrap_or_default();
+        wanted.extend((0..count).map(|index| names::plan_secret(job, index)));
     }
-    let is_of_a_job = |pod: &String| jobs.contains(pod) || pod.rsplit_once('-').is_some_and(|(first, _)| jobs.contains(first));
-    let pods: Vec<_> = found.pods.iter().filter(|pod| !is_of_a_job(pod)).cloned().collect();
-    let secrets: Vec<_> = found.secrets.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-    if pods.is_empty() && secrets.is_empty() {
+    let ours = |made: &Made| made.owner == place.manager.owner;
+    let pods = found.pods.iter().filter(|(name, made)| ours(made) && !is_of_a_job(name, &jobs));
+    let pods = pods.map(|(name, made)| Leftover::Pod(name.clone(), made.uid.clone()));
+    let secrets = found.secrets.iter().filter(|(name, _)| !wanted.contains(*name));
+    let secrets = secrets.map(|(name, secret)| Leftover::Secret(name.clone(), secret.metadata.uid.clone()));
+    let leftovers: Vec<_> = pods.chain(secrets).collect();
+    if leftovers.is_empty() {
         return;
     }
-    let (client, namespace) = (cluster.client.clone(), namespace.to_owned());
-    manager.spawn(async move {
-        let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-        for name in pods {
-            let parameters = DeleteParams::default();
-            match cluster::persist(DELETING, "delete the pod", || api.delete(&name, &parameters)).await {
-                Err(error) if !error.is_missing() => {
-                    tracing::warn!(pod.name = name, error = cluster::chain(&error), "a leftover pod could not be deleted");
-                }
-                _ => tracing::info!(pod.name = name, "leftover pod deleted"),
-            }
-        }
-        let api: Api<Secret> = Api::namespaced(client, &namespace);
-        for name in secrets {
-            match store::remove(&api, &name).await {
-                Err(error) => {
-                    tracing::warn!(secret = name, error = cluster::chain(&error), "a leftover Secret could not be deleted")
-                }
-                Ok(()) => tracing::info!(secret = name, "leftover Secret deleted"),
-            }
+    let (client, namespace) = (place.cluster.client.clone(), place.namespace.to_owned());
+    place.manager.spawn(async move {
+        for one in leftovers {
+            remove(&client, &namespace, &one).await;
         }
     });
+}
+
+/// Whether a pod belongs to one of these jobs.
+pub fn is_of_a_job(pod: &str, jobs: &BTreeSet<String>) -> bool {
+    jobs.contains(pod) || pod.rsplit_once('-').is_some_and(|(first, _)| jobs.contains(first))
+}
+
+/// Deletes one object, if it is still the one that was found.
+pub async fn remove(client: &Client, namespace: &str, leftover: &Leftover) {
+    let (Leftover::Pod(name, uid) | Leftover::Secret(name, uid)) = leftover;
+    let preconditions = uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let deleting = async || match leftover {
+        Leftover::Pod(..) => pods.delete(name, &parameters).await.map(drop),
+        Leftover::Secret(..) => secrets.delete(name, &parameters).await.map(drop),
+    };
+    match cluster::persist_unless(DELETING, "delete a leftover", deleting, CallError::is_outdated).await {
+        Err(error) if !error.is_missing() && !error.is_outdated() => {
+            tracing::warn!(namespace, name, error = cluster::chain(&error), "a leftover could not be deleted");
+        }
+        _ => tracing::info!(namespace, name, "leftover deleted"),
+    }
 }

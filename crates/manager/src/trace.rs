@@ -8,12 +8,9 @@ use bytes::Bytes;
 use gitlab_client::{ClientError, Hints, PatchOutcome};
 use job::RemoteState;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// Far behind the end of any trace: GitLab refuses a patch there and says how much it has.
 const BEYOND: u64 = 1 << 50;
-/// Another writer may be faster this many times; then the try is over.
-const RESYNCS: usize = 20;
 
 /// Where we stand in a trace.
 pub struct Writer<'a> {
@@ -83,17 +80,6 @@ impl<'a> Writer<'a> {
             }
             PatchOutcome::Gone | PatchOutcome::Forbidden => Written::Gone,
         })
-    }
-
-    /// Writes a line behind whatever stands there.
-    pub async fn append(&mut self, line: &[u8]) -> Result<Written, ClientError> {
-        for _ in 0..RESYNCS {
-            match self.write_next(line).await? {
-                Written::Behind => tokio::time::sleep(Duration::from_millis(50)).await,
-                written => return Ok(written),
-            }
-        }
-        Ok(Written::Behind)
     }
 
     async fn patch(&self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {

@@ -88,6 +88,13 @@ impl Following {
         self.states.borrow_and_update().clone()
     }
 
+    /// What is known may be nothing: the pod is asked for itself.
+    pub fn doubt(&self) {
+        if let Some(sender) = self.hub.lock().get(&self.key) {
+            sender.send_modify(|seen| seen.missing = true);
+        }
+    }
+
     /// Comes back when there is a newer one.
     pub async fn changed(&mut self) {
         if self.states.changed().await.is_err() {

@@ -21,6 +21,8 @@ pub struct Manager {
     pub system_id: String,
     /// The same as a label's value.
     pub owner: String,
+    /// Which process of this manager: another one with the same system id has another.
+    pub instance: String,
     /// Helper image where the configuration names none.
     pub helper_image: String,
     /// Version of the manager.
@@ -37,6 +39,8 @@ pub struct Manager {
     pub stop: CancellationToken,
     /// Everything ends at once.
     pub halt: CancellationToken,
+    /// Another process with our system id has taken over.
+    pub lost: CancellationToken,
     /// All tasks that `stop` waits for.
     pub tasks: TaskTracker,
 }
@@ -119,6 +123,14 @@ impl Manager {
         });
     }
 
+    /// Starts a task that ends at the stop, wherever it is.
+    pub fn attend(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let (halt, stop) = (self.halt.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! { biased; () = halt.cancelled() => {}, () = stop.cancelled() => {}, () = task => {} }
+        });
+    }
+
     /// What the configuration says now.
     pub fn setup(&self) -> Arc<Setup> {
         self.lock().clone()
@@ -163,6 +175,11 @@ impl Manager {
         let setup = self.setup();
         let same = setup.runners.iter().find(|one| Arc::ptr_eq(&one.asking, &runner.asking));
         same.unwrap_or(runner).clone()
+    }
+
+    /// This process, as the holder of a Lease.
+    pub fn identity(&self) -> String {
+        format!("{}/{}", self.system_id, self.instance)
     }
 
     /// What all objects of this manager have in common.
@@ -229,6 +246,7 @@ pub fn make(identity: Identity, stop: CancellationToken) -> Result<Arc<Manager>,
     Ok(Arc::new(Manager {
         system_id,
         owner,
+        instance: format!("{:08x}", fastrand::u32(..)),
         helper_image,
         version,
         connect,
@@ -237,6 +255,7 @@ pub fn make(identity: Identity, stop: CancellationToken) -> Result<Arc<Manager>,
         calm: Arc::default(),
         stop,
         halt: CancellationToken::new(),
+        lost: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }))
 }

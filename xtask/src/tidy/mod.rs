@@ -4,6 +4,7 @@
 //! rule cannot be forgotten. Each rule stands in ARCHITECTURE.md or STYLE.md in words.
 
 mod arrows;
+mod recovery;
 mod shape;
 mod trees;
 
@@ -17,6 +18,7 @@ pub fn problems() -> Result<Vec<String>> {
     problems.extend(trees::problems(&root)?);
     problems.extend(shape::problems(&root)?);
     problems.extend(crate::chaos::report::problems(&root)?);
+    problems.extend(recovery::problems(&root)?);
     Ok(problems)
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod configuration;
 mod diagnose;
+mod janitor;
 mod jobs;
 mod kills;
 mod load;
@@ -10,5 +11,6 @@ mod nodes;
 mod outages;
 mod permissions;
 mod reload;
+mod replicas;
 mod restart;
 mod retries;

@@ -115,9 +115,18 @@ async fn the_manager_does_all_that_it_asks_for() {
     bench.store.create(Kind::Secret, "default", plan).unwrap();
     bench.gitlab.offer(payload(8));
     let name = bench.wait_for_pod(8).await;
+    // A process that takes over a Lease changes it, and one that adopts a pod does as well.
+    until("the note", || bench.all(Kind::Secret).contains("launched")).await;
+    manager.kill().await;
+    let again = bench.manager(2, "");
+    until("the takeover", || again.calls().iter().any(|call| call.contains("PATCH") && call.contains("/leases/"))).await;
+    until("a question", || again.calls().iter().any(|call| call.contains("watch=true"))).await;
+    again.stop().await;
+    let other = bench.replica("s_other", &bench.config(2, "", ""));
+    until("the pod to be adopted", || bench.all(Kind::Pod).contains("s_other")).await;
     bench.set_status(&name, reported());
     bench.wait_for_nothing().await;
-    manager.stop().await;
+    other.stop().await;
     let expected: BTreeSet<_> = needed().into_iter().map(|(verb, resource)| (verb.to_owned(), resource.to_owned())).collect();
     assert_eq!(bench.access.done(), expected);
 }

@@ -100,7 +100,9 @@ impl Access {
 
 /// Verb and resource of a request to a namespace, as a Role names them.
 fn deed(request: &Request) -> (&'static str, String) {
-    let parts: Vec<_> = request.uri().path().split('/').skip(5).collect();
+    // `/api/v1/namespaces/NAME/…`, or with a group `/apis/GROUP/v1/namespaces/NAME/…`.
+    let path = request.uri().path();
+    let parts: Vec<_> = path.split('/').skip(if path.starts_with("/apis/") { 6 } else { 5 }).collect();
     let query = request.uri().query().unwrap_or_default();
     let watches = query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"));
     let verb = match (request.method(), parts.len() > 1) {

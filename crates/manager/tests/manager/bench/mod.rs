@@ -13,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use faults::{Faults, State};
 use gitlab::Gitlab;
+use gitlab_client::{Client, ClientConfig, Service};
 use kube_server::{DeleteOptions, Kind, NoBackend, Selectors, Store, memory, router};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -76,6 +77,14 @@ pub struct Running {
     stop: CancellationToken,
     changes: (mpsc::Sender<manager::Change>, manager::Clusters),
     task: JoinHandle<Result<(), manager::Error>>,
+    link: Link,
+}
+
+/// One manager's way to the Kubernetes API.
+#[derive(Clone, Default)]
+struct Link {
+    faults: Faults,
+    calls: Arc<Mutex<Vec<String>>>,
 }
 
 impl Running {
@@ -100,6 +109,21 @@ impl Running {
         self.task.await.unwrap()
     }
 
+    /// Whether the Kubernetes API answers this manager with errors only.
+    pub fn set_api_away(&self, away: bool) {
+        self.link.faults.set(if away { State::Away } else { State::Well });
+    }
+
+    /// Its requests to the Kubernetes API so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.link.calls.lock().unwrap().clone()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Ends it as `kill -9` does.
     pub async fn kill(self) {
         self.task.abort();
@@ -120,10 +144,15 @@ impl Bench {
     }
 
     fn client(&self) -> kube::Client {
-        let calls = self.calls.clone();
+        self.client_by(&Link::default())
+    }
+
+    fn client_by(&self, link: &Link) -> kube::Client {
+        let (calls, Link { faults: own, calls: its_calls }) = (self.calls.clone(), link.clone());
         let with_host = tower::ServiceBuilder::new().map_request(move |mut request: http::Request<kube::client::Body>| {
             let path = request.uri().path_and_query().map_or("/".to_owned(), ToString::to_string);
             calls.lock().unwrap().push(format!("{} {path}", request.method()));
+            its_calls.lock().unwrap().push(format!("{} {path}", request.method()));
             *request.uri_mut() = format!("http://in-memory{path}").parse().unwrap();
             request
         });
@@ -132,8 +161,9 @@ impl Bench {
         let pods = self.pods.clone();
         let creation = axum::middleware::from_fn(move |request, next| pods.clone().through(request, next));
         let door = axum::middleware::from_fn(move |request, next| faults.clone().through(request, next));
-        let served =
-            memory::connect(router(self.store.clone(), Arc::new(NoBackend)).layer(creation).layer(authorization).layer(door));
+        let own_door = axum::middleware::from_fn(move |request, next| own.clone().through(request, next));
+        let served = router(self.store.clone(), Arc::new(NoBackend)).layer(creation).layer(authorization);
+        let served = memory::connect(served.layer(door).layer(own_door));
         kube::Client::new(with_host.service(served), "default")
     }
 
@@ -159,29 +189,50 @@ impl Bench {
 
     /// A manager with a whole configuration.
     pub fn manager_with(&self, text: &str) -> Running {
-        self.run(text, manager::Clusters::one("test", self.client()))
+        self.replica("s_test", text)
+    }
+
+    /// One of several managers, which can be cut off from the cluster by itself.
+    pub fn replica(&self, system_id: &str, text: &str) -> Running {
+        let link = Link::default();
+        let clusters = manager::Clusters::one("test", self.client_by(&link));
+        self.run(system_id, text, (clusters, link), manager::Connect::default())
+    }
+
+    /// One whose GitLab never answers, for tests in virtual time.
+    pub fn idle(&self, system_id: &str) -> Running {
+        let link = Link::default();
+        let clusters = manager::Clusters::one("test", self.client_by(&link));
+        let silent = |config: &ClientConfig| Client::over(config, Service::new(|_| std::future::pending()));
+        self.run(system_id, &self.config(1, "", ""), (clusters, link), manager::Connect::by(silent))
     }
 
     /// A manager with a second entry, whose token is `second`, and whose pods go to the cluster of `other`.
     pub fn manager_of_two(&self, other: &Bench) -> Running {
         let text = [self.config(2, "", ""), self.entry(("second", "second"), "", "")].concat();
         let known = [("a", self.client()), ("b", other.client())].map(|(name, client)| (name.to_owned(), client)).to_vec();
-        self.run(&text, manager::Clusters::several(known, vec![0, 1]))
+        self.run("s_test", &text, (manager::Clusters::several(known, vec![0, 1]), Link::default()), manager::Connect::default())
     }
 
-    fn run(&self, text: &str, clusters: manager::Clusters) -> Running {
+    fn run(
+        &self,
+        system_id: &str,
+        text: &str,
+        (clusters, link): (manager::Clusters, Link),
+        connect: manager::Connect,
+    ) -> Running {
         let (stop, (sender, changes)) = (CancellationToken::new(), mpsc::channel(1));
         let options = manager::Options {
             config: runner_config::parse(text).unwrap().config,
             changes: Some(changes),
             clusters: clusters.clone(),
-            system_id: "s_test".to_owned(),
+            system_id: system_id.to_owned(),
             helper_image: "gantry-helper".to_owned(),
             version: "1.2.3".to_owned(),
-            connect: manager::Connect::default(),
+            connect,
             stop: stop.clone(),
         };
-        Running { stop, changes: (sender, clusters), task: tokio::spawn(manager::run(options)) }
+        Running { stop, changes: (sender, clusters), task: tokio::spawn(manager::run(options)), link }
     }
 
     /// A configuration with one entry.
@@ -197,6 +248,11 @@ impl Bench {
              [runners.kubernetes]\nimage = \"alpine\"\n{kubernetes}\n",
             self.gitlab.url()
         )
+    }
+
+    /// Ends the Lease of a manager as its stop does: who is gone for sure need not be waited for.
+    pub fn end_lease(&self, name: &str) {
+        self.store.delete(Kind::Lease, "default", name, &DeleteOptions::default()).unwrap();
     }
 
     /// Names of the objects of a kind that gantry made.
