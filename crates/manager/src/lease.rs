@@ -94,6 +94,13 @@ impl Leases {
         known.listed.is_none_or(|at| at.elapsed() > BLIND) || known.others.get(owner).is_some_and(Other::is_good)
     }
 
+    /// How many others are alive, and how many of them come before `owner`.
+    pub fn alive(&self, owner: &str) -> (usize, usize) {
+        let known = self.lock();
+        let alive: Vec<_> = known.others.iter().filter(|(_, other)| other.is_good()).map(|(name, _)| name).collect();
+        (alive.len(), alive.iter().filter(|name| name.as_str() < owner).count())
+    }
+
     fn renewed(&self, began: Instant, version: Option<String>) {
         let mut known = self.lock();
         if known.renewed.is_none_or(|before| before.elapsed() >= DURATION) {
@@ -243,6 +250,8 @@ async fn round(manager: &Manager, cluster: &Cluster) -> Result<(), Trouble> {
     if cluster.leases.learn(&manager.owner, list(&api).await?) {
         cluster.look.notify_one();
     }
+    // Replicas come and go: what one may take changes with them.
+    manager.make_room();
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The manager: asks for jobs, makes pods, watches them, explains failures, cleans up.
 //!
 //! ```text
-//!  reload ─▶ permissions ─▶ features ─▶ recover ─▶ sweep     at the start and for what a changed configuration adds:
-//!   ┌─────────────────────────────────────────┘              go on with what the clusters hold
+//!  reload ─▶ permissions ─▶ features ─▶ lease ─▶ recover ─▶ sweep     at the start and for what a changed configuration
+//!   ┌─────────────────────────────────────────┘      ▲                adds: go on with what the clusters hold
+//!   │                                       adopt ───┘                every five minutes, and when another manager goes
 //!  poll ─▶ admit ─▶ store ─▶ confirm ─▶ launch ─▶ follow ─▶ finish
 //!   ▲      slot,    plan     PUT         pod ▲     │  ▲        │ trace, state, Secret, pod
 //!   └ next plan     Secret   running   retry ┴─────┤  │        ▼
@@ -20,8 +21,12 @@
 //! | `launched` | none | the pod went away unseen | report, clean |
 //! | `again-N-P` | N or none | pod N is to be made, P of those before could not pull | delete the one before, launch N |
 //! | `launched-N-P` | N or none | as `launched`, for pod N | follow N, or report, clean |
-//! | `telling-N` | any | the last line goes to offset N of the trace | write it unless it is there, report, clean |
+//! | `telling-N-I` | any | instance I writes the last line at offset N of the trace | write it unless it is there, report, clean |
 //! | none | there | told to GitLab | delete the pod |
+//!
+//! Who comes next is this manager after a crash, or another one once our Lease is gone or out of date. Each note is a
+//! patch that holds only while owner and step are those that the writer knows, so that two who believe they own a job
+//! do not both go on: who is refused lets go of it without a word. `docs/recovery.md` has each step with its test.
 //!
 //! The manager writes to a job's trace only while no agent has started, or after the pod can do no more; it never
 //! touches a byte of a running job's log.

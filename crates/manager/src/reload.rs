@@ -76,6 +76,7 @@ async fn enter(manager: &Arc<Manager>, setup: Arc<Setup>) -> Result<(), Error> {
     look(&setup, &new).await?;
     put(manager, &setup);
     hold(manager, &setup).await;
+    manager.make_room();
     recover::recover(manager, &new).await;
     look_after(manager, &setup);
     keep_places(manager, &setup).await;

@@ -68,6 +68,8 @@ pub struct Setup {
     pub concurrent: usize,
     /// Seconds between questions answered at once.
     pub check_interval: u64,
+    /// Limits are for all replicas together (`[gantry] shared_limits`).
+    pub shared_limits: bool,
 }
 
 /// One `[[runners]]` entry at work.
@@ -161,12 +163,15 @@ impl Manager {
         self.setup().home(cluster)
     }
 
-    /// Gives each room the size that the configuration says.
+    /// Gives each room the size that the configuration says; where limits are shared, our part of it.
     pub fn make_room(&self) {
         let setup = self.setup();
-        self.room.resize(setup.concurrent);
+        let part = |of_all: usize, cluster: &Arc<Cluster>| {
+            if setup.shared_limits { share(of_all, cluster.leases.alive(&self.owner)) } else { of_all }
+        };
+        self.room.resize(setup.runners.first().map_or(setup.concurrent, |first| part(setup.concurrent, &first.cluster)));
         for runner in &setup.runners {
-            runner.lane.room.resize(limit(&runner.config, setup.concurrent));
+            runner.lane.room.resize(part(limit(&runner.config, setup.concurrent), &runner.cluster));
         }
     }
 
@@ -260,6 +265,12 @@ pub fn make(identity: Identity, stop: CancellationToken) -> Result<Arc<Manager>,
     }))
 }
 
+/// One replica's part of a limit: who comes first by name gets what is left over.
+fn share(of_all: usize, (others, before): (usize, usize)) -> usize {
+    let replicas = others + 1;
+    of_all / replicas + usize::from(before < of_all % replicas)
+}
+
 impl Setup {
     /// What follows from another configuration: entries and clusters that stay are kept.
     pub fn next(&self, config: runner_config::Config, clusters: Clusters, manager: &Manager) -> Result<Self, Error> {
@@ -275,7 +286,8 @@ impl Setup {
             let message = "fewer jobs at once than requests for them: these take turns, which can take a minute each";
             tracing::warn!(concurrent, questions, "{message}");
         }
-        Ok(Self { clusters, runners, concurrent, check_interval: config.check_interval })
+        let shared_limits = config.gantry.shared_limits;
+        Ok(Self { clusters, runners, concurrent, check_interval: config.check_interval, shared_limits })
     }
 
     /// The namespaces of a cluster that the configuration names.
@@ -399,4 +411,20 @@ pub fn gitlab(connect: &Connect, config: &runner_config::Runner, ca_pem: Option<
 /// Most jobs of an entry at once.
 fn limit(config: &runner_config::Runner, concurrent: usize) -> usize {
     if config.limit == 0 { concurrent } else { config.limit as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn the_parts_of_all_replicas_are_the_whole() {
+        for of_all in [0, 1, 2, 7, 100] {
+            for replicas in 1..=8 {
+                let parts: Vec<_> = (0..replicas).map(|before| share(of_all, (replicas - 1, before))).collect();
+                assert_eq!(parts.iter().sum::<usize>(), of_all);
+                assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1, "{parts:?}");
+            }
+        }
+    }
 }

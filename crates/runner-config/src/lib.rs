@@ -1,7 +1,7 @@
 //! GitLab Runner's `config.toml`: what the user wrote, and what is said about it.
 //!
 //! The file stays GitLab Runner's, key for key, so that it can be given back to GitLab Runner at any time; options of
-//! our own live in `[runners.kubernetes.gantry]`, which GitLab Runner ignores. A key that gantry does not read is never
+//! our own live in `[gantry]` and `[runners.kubernetes.gantry]`, which GitLab Runner ignores. A key that gantry does not read is never
 //! passed over in silence: it is either known to GitLab Runner and not supported here yet, or a mistake, and then the
 //! nearest known key is named. Pure: the caller reads the file.
 
@@ -27,6 +27,16 @@ pub struct Config {
     pub log_format: String,
     /// One entry per runner.
     pub runners: Vec<Runner>,
+    /// What GitLab Runner does not know.
+    pub gantry: Global,
+}
+
+/// `[gantry]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Global {
+    /// `concurrent` and `limit` are for all replicas together, not for each.
+    pub shared_limits: bool,
 }
 
 /// One `[[runners]]` entry.

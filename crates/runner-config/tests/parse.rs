@@ -98,3 +98,11 @@ fn a_table_of_our_own_is_no_mistake() {
     assert!(warning.message.contains("x has no effect: gantry has no such option"), "{warning:?}");
     assert_eq!(parsed.config.runners[0].kubernetes.gantry.mask_encodings, Some(false));
 }
+
+#[test]
+fn limits_are_shared_only_where_the_file_says_so() {
+    let text = "[[runners]]\nurl = \"http://g\"\ntoken = \"t\"\nexecutor = \"kubernetes\"\n";
+    assert!(!runner_config::parse(text).unwrap().config.gantry.shared_limits);
+    let shared = runner_config::parse(&format!("[gantry]\nshared_limits = true\n{text}")).unwrap();
+    assert!(shared.config.gantry.shared_limits && shared.warnings.is_empty());
+}

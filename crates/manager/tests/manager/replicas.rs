@@ -325,3 +325,31 @@ async fn a_plan_whose_adopter_crashed_half_way_is_completed() {
     assert_eq!(bench.gitlab.job(7).last(), None);
     two.stop().await;
 }
+
+#[tokio::test]
+async fn shared_limits_are_for_all_replicas_together_and_grow_when_one_goes() {
+    let bench = Bench::start().await;
+    let config = bench.config(3, "", "") + "[gantry]\nshared_limits = true\n";
+    let one = bench.replica(ONE, &config);
+    until("the first question", || !bench.gitlab.requests().is_empty()).await;
+    let two = bench.replica(TWO, &config);
+    until("the second Lease", || lease(&bench, "gantry-s-two").is_some()).await;
+    let looks = || one.calls().iter().filter(|call| call.starts_with("GET") && call.contains("/leases?")).count();
+    let before = looks();
+    until("the first to see the second", || looks() > before).await;
+    for id in 1..=5 {
+        bench.gitlab.offer(payload(id));
+    }
+    until("three pods", || bench.names(Kind::Pod).len() == 3).await;
+    until("nobody to ask", || bench.gitlab.open_requests() == 0).await;
+    assert_eq!(bench.names(Kind::Pod).len(), 3);
+    let of_one = bench.names(Kind::Pod).iter().filter(|name| owner_of(&bench, Kind::Pod, name) == ONE).count();
+    assert_eq!(of_one, 2, "who comes first gets what is left over");
+    two.stop().await;
+    for id in 1..=5 {
+        bench.wait_for_pod(id).await;
+        bench.set_status(&pod(id), reported());
+    }
+    bench.wait_for_nothing().await;
+    one.stop().await;
+}
