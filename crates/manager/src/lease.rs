@@ -28,8 +28,8 @@ use tokio::time::Instant;
 pub const DURATION: Duration = Duration::from_secs(30);
 /// Between renewals.
 const RENEWAL: Duration = Duration::from_secs(10);
-/// After one that did not succeed.
-const AGAIN: Duration = Duration::from_secs(2);
+/// After one that did not succeed; then longer, up to [`RENEWAL`].
+const AGAIN: Duration = Duration::from_secs(1);
 /// A renewal that takes longer is better tried again.
 const CALL: Duration = Duration::from_secs(5);
 /// Who has not looked for this long does not know who is alive.
@@ -199,6 +199,7 @@ async fn take_once(manager: &Manager, cluster: &Cluster) -> Result<(), Trouble> 
 /// Renews our Lease until the manager ends; cancels `lost` when another process has taken it.
 pub async fn keep(manager: &Manager, cluster: &Cluster) {
     let (mut next, mut in_trouble) = (Instant::now() + RENEWAL, false);
+    let mut backoff = Backoff::new(AGAIN, RENEWAL);
     loop {
         tokio::time::sleep_until(next).await;
         let began = Instant::now();
@@ -206,6 +207,7 @@ pub async fn keep(manager: &Manager, cluster: &Cluster) {
         match Box::pin(round(manager, cluster)).await {
             Ok(()) if in_trouble => {
                 in_trouble = false;
+                backoff.reset();
                 tracing::info!(cluster = cluster.name, "the manager's Lease is renewed again");
             }
             Ok(()) => {}
@@ -227,7 +229,7 @@ pub async fn keep(manager: &Manager, cluster: &Cluster) {
                     let (error, cluster) = (cluster::chain(&error), &cluster.name);
                     tracing::warn!(cluster, error, "the manager's Lease could not be renewed; after 30 s others adopt its jobs");
                 }
-                (in_trouble, next) = (true, Instant::now() + AGAIN);
+                (in_trouble, next) = (true, Instant::now() + backoff.pause());
             }
         }
     }
