@@ -24,7 +24,8 @@ pub async fn replica(world: World, index: u32, done: CancellationToken) {
         world.log(|| format!("{who} starts"));
         let stop = CancellationToken::new();
         let mut running = tokio::spawn(manager::run(options(&world, &who, index, stop.clone())));
-        let life = schedule.kills.filter(|_| generation <= MOST && world.is_faulty()).map(|most| millis(rng, 10, as_millis(most)));
+        let life =
+            schedule.kills.filter(|_| generation <= MOST && world.is_faulty()).map(|most| millis(rng, 10, as_millis(most)));
         let end = async {
             match life {
                 Some(life) => tokio::time::sleep(life).await,

@@ -1,10 +1,12 @@
 //! Archives up and down, streamed: an archive of any size takes a buffer's worth of memory.
 
 use crate::{Call, Client, ClientError, transport};
+use bytes::Bytes;
 use futures::StreamExt;
 use gitlab_api::{artifacts, headers};
 use job::{JobId, Secret};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -48,6 +50,11 @@ impl ArtifactError {
 }
 
 impl Client {
+    /// Bytes of archives that went either way so far, those of failed tries among them.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Uploads the file at `archive` under the name `filename`; 3 tries, 6 while the server is busy (503).
     ///
     /// # Errors
@@ -85,7 +92,13 @@ impl Client {
         let on_file = |source| ArtifactError::File { path: archive.display().to_string(), source };
         let file = tokio::fs::File::open(archive).await.map_err(on_file)?;
         let length = file.metadata().await.map_err(on_file)?.len();
-        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024));
+        let moved = self.moved.clone();
+        let count = move |bytes: &std::io::Result<Bytes>| {
+            let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            moved.fetch_add(length, Ordering::Relaxed);
+        };
+        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024).inspect(count);
+        let body = reqwest::Body::wrap_stream(stream);
         let part = reqwest::multipart::Part::stream_with_length(body, length)
             .file_name(filename.to_owned())
             .mime_str("application/octet-stream")
@@ -133,7 +146,9 @@ impl Client {
         let mut file = tokio::fs::File::create(into).await.map_err(on_file)?;
         let mut body = response.bytes_stream();
         while let Some(chunk) = body.next().await {
-            file.write_all(&chunk.map_err(|source| call.transport(source))?).await.map_err(on_file)?;
+            let chunk = chunk.map_err(|source| call.transport(source))?;
+            self.moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            file.write_all(&chunk).await.map_err(on_file)?;
         }
         file.flush().await.map_err(on_file)
     }

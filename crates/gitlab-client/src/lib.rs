@@ -20,6 +20,8 @@ pub use service::{Body, Service};
 use bytes::Bytes;
 use gitlab_api::{JobRequest, JobResponse, UpdateJob, headers, request_job, runner, trace, update_job};
 use job::{JobId, RemoteState, Secret};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How to reach GitLab.
@@ -40,6 +42,8 @@ pub struct Client {
     http: reqwest::Client,
     service: Option<Service>,
     base: String,
+    /// Bytes of archives, either way.
+    moved: Arc<AtomicU64>,
 }
 
 /// Answer to a request for a job.
@@ -95,7 +99,7 @@ impl Client {
     /// When the address or a certificate cannot be read.
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
         let base = base(config)?;
-        Ok(Self { http: transport::pool(config)?, service: None, base })
+        Ok(Self { http: transport::pool(config)?, service: None, base, moved: Arc::default() })
     }
 
     /// Hands every request to `service`, by the same rules for retries and time limits.
@@ -103,7 +107,8 @@ impl Client {
     /// # Errors
     /// When the address cannot be read.
     pub fn over(config: &ClientConfig, service: Service) -> Result<Self, ClientError> {
-        Ok(Self { http: service::builder()?, service: Some(service), base: base(config)? })
+        let (http, base) = (service::builder()?, base(config)?);
+        Ok(Self { http, service: Some(service), base, moved: Arc::default() })
     }
 
     /// Asks for a job; the server may hold the request for most of a minute.

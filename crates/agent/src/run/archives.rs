@@ -1,12 +1,16 @@
 //! Artifacts between the project directory and GitLab, as stages of the job.
 
-use super::Ending;
 use super::stages::{Stages, helper_failed};
 use super::transfers;
+use super::{Ending, durations};
 use crate::{artifacts, reports};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
 use job::{Artifact, ArtifactFormat, Dependency, FailureReason};
+use std::time::{Duration, Instant};
+
+/// A log is no speedometer.
+const SHORTEST_METER: Duration = Duration::from_millis(100);
 
 impl Stages<'_> {
     /// Artifacts of earlier jobs, tried as often as the job wants.
@@ -40,13 +44,32 @@ impl Stages<'_> {
         self.trace.work_line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
         let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
         let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), &archive).await;
-        transfers::persist(&self.trace, "the download", transfer).await?;
+        self.metered("Downloading artifacts", transfers::persist(&self.trace, "the download", transfer)).await?;
         let (from, into) = (archive.to_path_buf(), self.setting.directory.clone());
         let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
             .await
             .context("the unpacking was given up")??;
         self.trace.work_line(&format!("Downloading artifacts from coordinator... ok  id={} files={files}", dependency.id)).await;
         Ok(())
+    }
+
+    /// A transfer that says how far it is as often as the job wants (`TRANSFER_METER_FREQUENCY`).
+    async fn metered<T>(&self, what: &str, transfer: impl Future<Output = T>) -> T {
+        let asked = self.setting.expanded.get("TRANSFER_METER_FREQUENCY").and_then(durations::parse);
+        let Some(every) = asked.filter(|every| !every.is_zero()) else { return transfer.await };
+        tokio::pin!(transfer);
+        let (begun, before) = (Instant::now(), self.client.moved());
+        loop {
+            tokio::select! {
+                result = &mut transfer => return result,
+                () = tokio::time::sleep(every.max(SHORTEST_METER)) => {
+                    let moved = self.client.moved() - before;
+                    let speed = moved as f64 / begun.elapsed().as_secs_f64();
+                    let (moved, speed) = (megabytes(moved as f64), megabytes(speed));
+                    self.trace.work_line(&format!("{what}: {moved} MB so far, {speed} MB/s")).await;
+                }
+            }
+        }
     }
 
     /// Artifacts of this job that fit how it ended.
@@ -112,12 +135,16 @@ impl Stages<'_> {
         };
         let job = &self.plan.job;
         let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
-        transfers::persist(&self.trace, "the upload", transfer).await?;
+        self.metered("Uploading artifacts", transfers::persist(&self.trace, "the upload", transfer)).await?;
         self.trace
             .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
             .await;
         Ok(())
     }
+}
+
+fn megabytes(bytes: f64) -> String {
+    format!("{:.2}", bytes / 1e6)
 }
 
 /// What the upload is called: the last part of the name the job gives it, and what its format is called by.

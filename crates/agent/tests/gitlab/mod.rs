@@ -46,6 +46,7 @@ struct Known {
     uploads: Vec<Upload>,
     offered: HashMap<u64, Vec<u8>>,
     interval: Option<u32>,
+    hold_uploads: Duration,
     upload_faults: VecDeque<Fault>,
     calls: usize,
 }
@@ -114,6 +115,11 @@ impl Gitlab {
         self.known.lock().unwrap().updates.iter().rfind(|update| update.state != "running").cloned()
     }
 
+    /// Uploads are answered so much later.
+    pub fn hold_uploads(&self, time: Duration) {
+        self.known.lock().unwrap().hold_uploads = time;
+    }
+
     pub fn uploads(&self) -> Vec<Upload> {
         self.known.lock().unwrap().uploads.clone()
     }
@@ -180,6 +186,8 @@ async fn update(State(known): State<Shared>, body: Bytes) -> Response {
 }
 
 async fn upload(State(known): State<Shared>, Query(query): Query<Vec<(String, String)>>, body: Bytes) -> StatusCode {
+    let hold = known.lock().unwrap().hold_uploads;
+    tokio::time::sleep(hold).await;
     if let Some(Fault::Status(status)) = known.lock().unwrap().upload_faults.pop_front() {
         return StatusCode::from_u16(status).unwrap();
     }

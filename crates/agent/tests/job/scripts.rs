@@ -221,3 +221,14 @@ async fn files_belong_to_the_build_containers_user_where_they_are_not_open_to_al
     assert!(trace.contains(&format!("\n{user}\n")), "{trace}");
     assert_eq!((trace.matches(&format!("\nis {user}:")).count(), trace.matches(" 644\n").count()), (2, 2), "{trace}");
 }
+
+#[tokio::test]
+async fn a_long_transfer_says_how_far_it_is() {
+    let mut pod = Pod::new(&["mkdir out", "head -c 3000000 /dev/urandom > out/a.env"]).await;
+    pod.job.variables.push(Variable::public("WHERE", "out"));
+    pod.job.variables.push(Variable::public("TRANSFER_METER_FREQUENCY", "100ms"));
+    pod.job.artifacts = vec![report()];
+    pod.gitlab.hold_uploads(std::time::Duration::from_millis(700));
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("Uploading artifacts: 3.0") && trace.contains(" MB/s"), "{trace}");
+}
