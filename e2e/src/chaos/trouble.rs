@@ -201,8 +201,8 @@ impl Run {
     /// Drops what pods send to GitLab; managers reach it by the loopback device.
     async fn partition(&self) -> Result<()> {
         let rule = format!(
-            "table inet {TABLE} {{ chain shut {{ type filter hook input priority -300; policy accept; \
-             iifname != \"lo\" tcp dport {} drop; }} }}",
+            "table inet {TABLE} {{ chain shut {{ type filter hook input priority -300; policy accept;\n\
+             iifname != \"lo\" tcp dport {} drop\n}} }}",
             self.target.port
         );
         nft(&rule).await?;
