@@ -202,7 +202,7 @@ impl Run {
     async fn partition(&self) -> Result<()> {
         let rule = format!(
             "table inet {TABLE} {{ chain shut {{ type filter hook input priority -300; policy accept;\n\
-             iifname != \"lo\" tcp dport {} drop\n}} }}",
+             iifname != \"lo\" tcp dport {} drop\n}}\n}}\n",
             self.target.port
         );
         nft(&rule).await?;
