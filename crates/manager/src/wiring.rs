@@ -178,8 +178,7 @@ impl Manager {
     /// The entry as the configuration has it now, or as it was last.
     pub fn newest(&self, runner: &Arc<RunnerSide>) -> Arc<RunnerSide> {
         let setup = self.setup();
-        let same = setup.runners.iter().find(|one| Arc::ptr_eq(&one.asking, &runner.asking));
-        same.unwrap_or(runner).clone()
+        setup.runners.iter().find(|one| Arc::ptr_eq(&one.lane, &runner.lane)).unwrap_or(runner).clone()
     }
 
     /// This process, as the holder of a Lease.

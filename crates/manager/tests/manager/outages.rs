@@ -186,6 +186,31 @@ async fn watches_that_drop_or_are_too_old_and_lists_that_are_not_whole_kill_no_j
     manager.stop().await;
 }
 
+#[tokio::test]
+async fn a_list_that_lacks_everything_at_the_start_ends_no_job() {
+    for resource in ["pods", "secrets"] {
+        let bench = Bench::start().await;
+        let manager = bench.manager(2, "");
+        bench.gitlab.offer(payload(7));
+        let name = bench.wait_for_pod(7).await;
+        bench.set_status(&name, running());
+        until("the step", || bench.all(Kind::Secret).contains("launched")).await;
+        manager.kill().await;
+        until("no question", || bench.gitlab.open_requests() == 0).await;
+        bench.api.forget_at_next_list(resource);
+        let manager = bench.manager(2, "");
+        until("a question", || bench.gitlab.open_requests() == 1).await;
+        bench.gitlab.offer(payload(8));
+        let other = bench.wait_for_pod(8).await;
+        bench.set_status(&other, reported());
+        until("the end of the other", || !bench.names(Kind::Pod).contains(&other)).await;
+        let pod = bench.store.get(Kind::Pod, "default", &name).unwrap();
+        assert!(pod["metadata"]["deletionTimestamp"].is_null(), "{resource}");
+        assert_eq!(bench.gitlab.job(7).finals(), 0, "{resource}");
+        manager.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn half_an_hour_without_gitlab_costs_no_verdict_that_only_the_manager_has() {
     let broken = |status: u16, retry_after| Trouble { status: Some(status), retry_after, ..Trouble::default() };
