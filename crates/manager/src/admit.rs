@@ -1,8 +1,8 @@
 //! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
 
-use crate::numbers::Number;
 use crate::hands::Hand;
 use crate::note::{self, Note};
+use crate::numbers::Number;
 use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};

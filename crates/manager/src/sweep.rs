@@ -51,9 +51,37 @@ pub fn is_of_a_job(pod: &str, jobs: &BTreeSet<String>) -> bool {
     jobs.contains(pod) || pod.rsplit_once('-').is_some_and(|(first, _)| jobs.contains(first))
 }
 
-/// Deletes one object, if it is still the one that was found.
+/// Whether a plan needs it after all: a list may have been too old, or not whole. What cannot be asked for may be there.
+async fn is_needed(secrets: &Api<Secret>, leftover: &Leftover) -> bool {
+    let (plans, part) = match leftover {
+        Leftover::Pod(name, _) => {
+            let first = name.rsplit_once('-').map(|(first, _)| names::plan_secret(first, 0));
+            ([Some(names::plan_secret(name, 0)), first], 0)
+        }
+        Leftover::Secret(name, _) => match name.rsplit_once('-').map(|(plan, index)| (plan.to_owned(), index.parse::<usize>())) {
+            Some((plan, Ok(index))) => ([Some(plan), None], index),
+            _ => return false,
+        },
+    };
+    for plan in plans.into_iter().flatten() {
+        match cluster::call("look for the plan", secrets.get_opt(&plan)).await {
+            Ok(found) if found.as_ref().and_then(store::count).is_none_or(|count| part >= count) => {}
+            Ok(_) => return true,
+            Err(error) => {
+                tracing::warn!(secret = plan, error = cluster::chain(&error), "a leftover stays, because its plan may be there");
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Deletes one object, if it is still the one that was found and nobody needs it.
 pub async fn remove(client: &Client, namespace: &str, leftover: &Leftover) {
     let (Leftover::Pod(name, uid) | Leftover::Secret(name, uid)) = leftover;
+    if is_needed(&Api::namespaced(client.clone(), namespace), leftover).await {
+        return;
+    }
     let preconditions = uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
     let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
