@@ -92,7 +92,9 @@ pub struct Settings {
     pub feature_flags: BTreeMap<String, bool>,
     /// Seconds that a cancelled script has between TERM and KILL.
     pub cancel_grace_seconds: u64,
-    /// How many tries the final update has.
+    /// How long fetching the source may take, as the configuration has it; empty means as long as the job.
+    pub get_sources_timeout: String,
+    /// How many tries the final update has at least.
     pub final_update_tries: u32,
     /// Whether lines of the log get stamps (`FF_TIMESTAMPS`).
     pub timestamps: bool,

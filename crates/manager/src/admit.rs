@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How many tries the agent's final update has (row "job_status_final_update_retry_limit").
+/// How many tries the agent's final update has where none are set (row "job_status_final_update_retry_limit").
 const FINAL_UPDATE_TRIES: u32 = 10;
 /// GitLab Runner's limit of a log, in KiB, where none is set.
 const OUTPUT_LIMIT: u64 = 4096;
@@ -240,7 +240,11 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
             custom_build_dir: config.custom_build_dir.enabled,
             feature_flags: config.feature_flags.clone(),
             cancel_grace_seconds: 0,
-            final_update_tries: FINAL_UPDATE_TRIES,
+            get_sources_timeout: config.get_sources_timeout.clone(),
+            final_update_tries: match config.job_status_final_update_retry_limit {
+                0 => FINAL_UPDATE_TRIES,
+                tries => tries,
+            },
             timestamps: flags.is_on("FF_TIMESTAMPS"),
             mask_all_tokens: flags.is_on("FF_MASK_ALL_DEFAULT_TOKENS"),
             only_plain_values: config.kubernetes.gantry.mask_encodings == Some(false),

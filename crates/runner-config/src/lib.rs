@@ -62,6 +62,11 @@ pub struct Runner {
     pub tls_ca_file: String,
     /// KiB of a job's log; 0 means 4096.
     pub output_limit: u64,
+    /// Least number of tries to tell GitLab how a job ended; 0 means 10.
+    pub job_status_final_update_retry_limit: u32,
+    /// How long fetching the source may take, as Go writes durations; as long as the job when empty.
+    #[serde(deserialize_with = "duration")]
+    pub get_sources_timeout: String,
     /// Replaces the address in clone URLs.
     pub clone_url: String,
     /// Where projects lie; `/builds` when empty.
@@ -86,6 +91,20 @@ pub struct Runner {
     pub post_build_script: String,
     /// Pods.
     pub kubernetes: Kubernetes,
+}
+
+/// Go reads a duration from a text or from a number of nanoseconds.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Nanoseconds(i64),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Text(text) => text,
+        Either::Nanoseconds(number) => format!("{number}ns"),
+    })
 }
 
 /// `[runners.custom_build_dir]`.

@@ -37,6 +37,17 @@ fn how_gitlab_is_asked_is_read_with_the_names_of_gitlab_runner() {
 }
 
 #[test]
+fn limits_of_a_job_are_read_as_go_reads_them() {
+    for (written, read) in [("\"5m\"", "5m"), ("300000000000", "300000000000ns")] {
+        let keys = format!("job_status_final_update_retry_limit = 20\nget_sources_timeout = {written}\nname =");
+        let parsed = parse(&GOOD.replace("name =", &keys)).unwrap();
+        let runner = &parsed.config.runners[0];
+        assert_eq!((runner.job_status_final_update_retry_limit, runner.get_sources_timeout.as_str()), (20, read));
+        assert_eq!(parsed.warnings, []);
+    }
+}
+
+#[test]
 fn the_namespaces_of_all_runners_are_told_once_each() {
     let more = GOOD.replace("concurrent = 10", "").replace("namespace = \"ci\"", "");
     let parsed = parse(&format!("{GOOD}{}{}", more, GOOD.replace("concurrent = 10", ""))).unwrap();

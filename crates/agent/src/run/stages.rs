@@ -189,7 +189,7 @@ impl<'a> Stages<'a> {
             .line(&format!("\x1b[0KRunning on {} via {}...", self.plan.settings.pod_name, self.plan.settings.system_id))
             .await;
         self.section_end("prepare_script").await;
-        self.get_sources().await?;
+        self.get_sources_in_time().await?;
         self.prepared = true;
         self.downloads().await?;
         if self.keeps_umask() {
@@ -201,6 +201,25 @@ impl<'a> Stages<'a> {
 
     fn keeps_umask(&self) -> bool {
         self.setting.flags.is_on("FF_DISABLE_UMASK_FOR_KUBERNETES_EXECUTOR")
+    }
+
+    /// All tries within `get_sources_timeout`, where that is less than the job has.
+    async fn get_sources_in_time(&self) -> Result<(), Ending> {
+        let asked = self.duration("get_sources_timeout", &self.plan.settings.get_sources_timeout).await.unwrap_or(LONGEST);
+        let limit = Instant::now() + asked;
+        if limit >= self.deadline {
+            return self.get_sources().await;
+        }
+        match tokio::time::timeout_at(limit, self.get_sources()).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.section_end("get_sources").await;
+                let message = format!("get_sources exceeded timeout of {}", durations::print(asked));
+                let ending = Ending::failed(FailureReason::JobExecutionTimeout, message);
+                self.say_if_out_of_time("get_sources", &ending).await;
+                Err(ending)
+            }
+        }
     }
 
     /// Tried as often as the job wants; what is left of a failed try goes before the second one.
@@ -304,22 +323,25 @@ impl<'a> Stages<'a> {
         ending
     }
 
-    /// The time that a variable gives a stage, within the job's; what is no duration is said and ignored, 0 is no limit.
+    /// The time that a variable gives a stage, within the job's.
     async fn limit(&self, variable: &str, default: Duration) -> Instant {
         let variables = &self.plan.job.variables;
-        let asked = variables.get(variable).map(|text| variables.expand(text)).filter(|text| !text.trim().is_empty());
-        let limit = match asked.as_deref().map(durations::parse) {
-            None => default,
-            Some(Some(limit)) if limit.is_zero() => LONGEST,
-            Some(Some(limit)) => limit.min(LONGEST),
-            Some(None) => {
-                let asked = asked.unwrap_or_default();
-                let line = format!("\x1b[0;33mWARNING: ignoring {variable}: {asked:?} is no duration such as 1h30m or 90s");
-                self.trace.line(&line).await;
-                default
-            }
-        };
+        let asked = variables.get(variable).map(|text| variables.expand(text)).unwrap_or_default();
+        let limit = self.duration(variable, &asked).await.unwrap_or(default);
         (Instant::now() + limit).min(self.deadline)
+    }
+
+    /// What a text says; what is no duration is said and ignored, 0 is no limit.
+    async fn duration(&self, name: &str, text: &str) -> Option<Duration> {
+        if text.trim().is_empty() {
+            return None;
+        }
+        let duration = durations::parse(text);
+        if duration.is_none() {
+            let line = format!("\x1b[0;33mWARNING: ignoring {name}: {text:?} is no duration such as 1h30m or 90s");
+            self.trace.line(&line).await;
+        }
+        duration.map(|duration| if duration.is_zero() { LONGEST } else { duration.min(LONGEST) })
     }
 
     /// Answers what ends the job whatever its script did, and its own failure where that counts

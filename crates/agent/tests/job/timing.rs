@@ -92,3 +92,18 @@ async fn a_cancel_says_so_and_a_hard_one_runs_nothing_more() {
         assert_eq!(pod.gitlab.final_update().is_some(), after, "a job that is over there is not told of again");
     }
 }
+
+#[tokio::test]
+async fn a_source_that_takes_longer_than_it_may_ends_in_its_own_words() {
+    // Takes connections and never answers.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut pod = Pod::new(&["echo not to be seen"]).await;
+    pod.job.git.repo_url = job::Secret::new(format!("http://{}/group/project.git", listener.local_addr().unwrap()));
+    pod.settings.get_sources_timeout = "1s".into();
+    pod.after_script("echo not to be seen");
+    let (run, _, verdict) = pod.finish().await;
+    let trace = pod.gitlab.trace();
+    assert_eq!((run, verdict.failure_reason.as_deref()), (1, Some("job_execution_timeout")), "{trace}");
+    assert!(trace.contains("ERROR: Job failed: get_sources exceeded timeout of 1s"), "{trace}");
+    assert!(!trace.contains("not to be seen\n"), "{trace}");
+}
