@@ -249,7 +249,12 @@ async fn round(manager: &Manager, cluster: &Cluster) -> Result<(), Trouble> {
         Err(error) => return Err(error.into()),
     };
     cluster.leases.renewed(began, lease.metadata.resource_version);
-    if cluster.leases.learn(&manager.owner, list(&api).await?) {
+    let leases = list(&api).await?;
+    if !leases.iter().any(|lease| lease.metadata.name.as_ref() == Some(&name)) {
+        // A list that lacks the Lease that was just renewed says nothing of the others either.
+        return Err(CallError::Unreadable("list the Leases").into());
+    }
+    if cluster.leases.learn(&manager.owner, leases) {
         cluster.look.notify_one();
     }
     // Replicas come and go: what one may take changes with them.

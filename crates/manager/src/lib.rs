@@ -98,9 +98,11 @@ pub struct Options {
     pub stop: CancellationToken,
 }
 
+type MakeClient = dyn Fn(&ClientConfig) -> Result<Client, ClientError> + Send + Sync;
+
 /// Makes the client of a GitLab.
 #[derive(Clone)]
-pub struct Connect(Arc<dyn Fn(&ClientConfig) -> Result<Client, ClientError> + Send + Sync>);
+pub struct Connect(Arc<MakeClient>);
 
 impl Connect {
     /// By a function: GitLab is in the same process.

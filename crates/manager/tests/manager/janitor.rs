@@ -88,3 +88,24 @@ async fn what_is_alive_what_has_no_label_of_ours_and_what_other_tools_made_is_ne
     }
     manager.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lacks_what_is_there_deletes_nothing_and_makes_nobody_gone() {
+    let bench = Bench::start().await;
+    let manager = bench.idle("s_test");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    pod(&bench, "of-alive", ours("s_alive"));
+    secret(&bench, "of-alive-plan", ours("s_alive"));
+    pod(&bench, "of-test", ours("s_test"));
+    let plan = json!({"metadata": {"name": "of-test-plan", "labels": ours("s_test")}, "data": {"plan.count": "MQ=="}});
+    bench.store.create(Kind::Secret, "default", plan).unwrap();
+    for round in 0..120 {
+        renew(&bench, "s_alive", round);
+        for resource in ["leases", "secrets"] {
+            bench.api.forget_at_next_list(resource);
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert_eq!((bench.names(Kind::Pod).len(), bench.names(Kind::Secret).len()), (2, 2));
+    manager.stop().await;
+}
