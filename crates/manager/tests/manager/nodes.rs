@@ -145,7 +145,7 @@ async fn while_the_pod_of_a_dead_node_may_still_run_there_is_no_second_one() {
     let name = bench.wait_for_pod(7).await;
     give_to_a_dead_node(&bench, &name);
     until("the report", || bench.gitlab.job(7).finals() == 1).await;
-    assert_eq!(bench.names(Kind::Pod), [name.clone()]);
+    assert_eq!(bench.names(Kind::Pod), std::slice::from_ref(&name));
     let (text, last) = (bench.gitlab.job(7).text(), bench.gitlab.job(7).last().unwrap());
     assert_eq!(last.failure_reason.as_deref(), Some("runner_system_failure"));
     assert!(text.contains("does not go away: its node node-1 does not answer"), "{text}");
