@@ -125,7 +125,7 @@ impl Schedule {
 }
 
 /// Whether a manager goes on with the jobs of one that does not come back.
-const ADOPTION: bool = false;
+const ADOPTION: bool = true;
 
 impl Job {
     fn new(rng: &mut Rng, id: u64, calm: bool) -> Self {
