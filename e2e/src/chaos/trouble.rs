@@ -20,6 +20,8 @@ const JITTER: Duration = Duration::from_millis(4);
 const NOBODY: Duration = Duration::from_secs(3);
 /// How long a new manager may take to come up.
 const COMING_UP: Duration = Duration::from_secs(60);
+/// How long a manager may take to have all the jobs that it may have.
+const FILLING: Duration = Duration::from_secs(90);
 /// A manager that is told to end has to, whatever runs.
 const ENDING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
@@ -88,6 +90,11 @@ impl Run {
 
     /// Starts another manager under an id of its own, then ends the one before: politely, or not.
     async fn replace_manager(&self, politely: bool) -> Result<()> {
+        // An update comes to a manager that has as many jobs as it may.
+        let begun = Instant::now();
+        while (self.book().running() as u64) * 10 < self.plan.running * 9 && begun.elapsed() < FILLING {
+            tokio::time::sleep(LOOK).await;
+        }
         tokio::time::sleep(self.chance(|dice| dice.time(self.pace * 2))).await;
         let mut managers = self.managers.lock().await;
         managers.started += 1;
@@ -101,6 +108,8 @@ impl Run {
         tokio::time::sleep(self.chance(|dice| dice.time(self.pace))).await;
         let mut last = std::mem::replace(&mut managers.now, next);
         drop(managers);
+        let running = self.book().running();
+        self.most("jobs under way at a change of managers, at most", running as f64);
         if politely {
             let begun = Instant::now();
             let ended = last.stop().await;
