@@ -125,6 +125,14 @@ pub async fn plans(client: &kube::Client, namespaces: &[String]) -> Result<Vec<S
 /// # Errors
 /// When they cannot be listed.
 pub async fn leftovers(client: &kube::Client, namespaces: &[String]) -> Result<Vec<String>> {
+    leftovers_after(client, namespaces, GONE_WITHIN).await
+}
+
+/// The same with another time to wait.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn leftovers_after(client: &kube::Client, namespaces: &[String], within: Duration) -> Result<Vec<String>> {
     let begun = Instant::now();
     loop {
         let pods =
@@ -132,7 +140,7 @@ pub async fn leftovers(client: &kube::Client, namespaces: &[String]) -> Result<V
         let plans = plans(client, namespaces).await?;
         let plans = plans.into_iter().map(|plan| format!("secret {}", plan.metadata.name.unwrap_or_default()));
         let left: Vec<_> = pods.chain(plans).collect();
-        if left.is_empty() || begun.elapsed() > GONE_WITHIN {
+        if left.is_empty() || begun.elapsed() > within {
             return Ok(left);
         }
         tokio::time::sleep(LOOK).await;

@@ -28,6 +28,11 @@ const LOOK: Duration = Duration::from_millis(200);
 const SAMPLE: Duration = Duration::from_secs(2);
 /// After this time without the end of any job, besides the longest job and the longest outage, those that are left are lost.
 const STUCK: Duration = Duration::from_secs(240);
+/// How long the last pod and Secret may take to go.
+const CLEANING: Duration = Duration::from_secs(60);
+/// A manager that is gone for good may leave a pod whose plan it has deleted. The others' janitor finds it: it looks every
+/// five minutes for what is older than four.
+const JANITOR: Duration = Duration::from_secs(660);
 /// How long the suite's own questions may fail in a row, besides an outage.
 const UNANSWERED: Duration = Duration::from_secs(60);
 
@@ -326,7 +331,9 @@ impl Run {
     async fn end(self, ended: Result<()>, seed: u64) -> Result<Report> {
         self.end_trouble().await;
         let left = if ended.is_ok() || !self.book().report.is_good() {
-            let left = objects::leftovers(&self.target.client, std::slice::from_ref(&self.namespace)).await;
+            let gone = [Trouble::ManagerTerm, Trouble::ReplicaKill];
+            let within = if self.plan.kinds().iter().any(|kind| gone.contains(kind)) { JANITOR } else { CLEANING };
+            let left = objects::leftovers_after(&self.target.client, std::slice::from_ref(&self.namespace), within).await;
             left.unwrap_or_else(|error| vec![format!("what is left could not be seen: {error:#}")])
         } else {
             Vec::new()
