@@ -23,7 +23,7 @@ pub async fn persist(
             Err(error) if error.is_final() || rounds > ROUNDS => return Err(error),
             Err(error) => error,
         };
-        let (failed, pause) = (Instant::now(), pauses.next());
+        let (failed, pause) = (Instant::now(), pauses.longer());
         let (seconds, error) = (pause.as_secs().max(1), anyhow::Error::new(error));
         trace.line(&format!("\x1b[0;33mWARNING: {what} failed, trying again in {seconds} s: {error:#}")).await;
         trace.urge();

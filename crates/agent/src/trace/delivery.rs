@@ -83,7 +83,7 @@ impl Default for Pauses {
 
 impl Pauses {
     /// Half of it for certain, the other half by chance.
-    pub fn next(&mut self) -> Duration {
+    pub fn longer(&mut self) -> Duration {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST_RETRY);
         let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1000).unwrap_or_default();
@@ -94,7 +94,7 @@ impl Pauses {
 impl Pauses {
     /// As long as the server asks for, if it does.
     fn after(&mut self, error: &ClientError) -> Duration {
-        let pause = self.next();
+        let pause = self.longer();
         error.retry_after().map_or(pause, |asked| asked.min(LONGEST_ASKED).max(pause))
     }
 }
@@ -151,7 +151,7 @@ impl Trace {
                 Ok(Ok(Told::Gone)) | Err(_) => return false,
                 Ok(Ok(Told::NotYet)) => {
                     answered += 1;
-                    pauses.next()
+                    pauses.longer()
                 }
                 Ok(Err(error)) => {
                     answered += u32::from(refuses(&error));
