@@ -140,7 +140,8 @@ impl Book {
             self.problem(format!("job {id} is {status} ({reason}, exit code {code:?}), its task is {task:?}"));
         }
         let mut wrong = found.wrong.clone();
-        if as_it_had_to && !found.whole {
+        // With a killed agent goes what it had not sent yet; its verdict may have been written before.
+        if as_it_had_to && !hurt && !found.whole {
             wrong.push(format!("{} of {} lines, or no checksum or end", found.lines, task.lines));
         }
         if facts.told_bytes.is_some_and(|bytes| bytes != facts.bytes) {
