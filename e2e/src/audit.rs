@@ -1,7 +1,7 @@
 //! What a manager asked of the Kubernetes API, from the API server's own audit log.
 //!
-//! Its questions at the start (what it may do, which version this is, the first lists), its watches and its Lease are per
-//! manager, not per job. A list after the first pod was made counts: it would be one that comes with every job.
+//! Its questions at the start (what it may do, which version this is), its lists and watches, its Lease and its looks for
+//! what nobody cares for are per manager, not per job. Of lists only those of events belong to a job.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -39,6 +39,7 @@ struct User {
 #[derive(Default)]
 struct ObjectRef {
     resource: String,
+    name: String,
     subresource: String,
 }
 
@@ -61,18 +62,17 @@ pub fn since(log: &Path, start: u64, user: &str) -> std::io::Result<BTreeMap<Ask
 }
 
 fn count(text: &str, user: &str) -> BTreeMap<Asked, usize> {
-    let (mut counts, mut has_made_a_pod) = (BTreeMap::new(), false);
+    let mut counts = BTreeMap::new();
     for line in text.lines().filter(|line| line.contains(user)) {
         let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
         let Some(object) = line.object_ref else { continue };
         let is_probe = line.request_uri.contains("dryRun=All") || object.resource == "selfsubjectaccessreviews";
-        // Leases are renewed by the minute, not by the job.
-        let is_shared =
-            is_probe || object.resource == "leases" || line.verb == "watch" || (line.verb == "list" && !has_made_a_pod);
+        let is_of_all = object.resource == "leases" || object.name.ends_with("-namespaces");
+        let is_list = line.verb == "watch" || (line.verb == "list" && object.resource != "events");
+        let is_shared = is_probe || is_of_all || is_list;
         if line.user.username != user || line.stage != "ResponseComplete" || is_shared {
             continue;
         }
-        has_made_a_pod |= line.verb == "create" && object.resource == "pods";
         let resource = match object.subresource.as_str() {
             "" => object.resource,
             sub => format!("{}/{sub}", object.resource),

@@ -134,7 +134,7 @@ pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
     let last = if task.exit_code == 0 { "Job succeeded".to_owned() } else { format!("exit code {}", task.exit_code) };
     let ends = text.matches(&last).count();
     found.doubled |= ends > 1 || checksums.len() > 1;
-    found.whole = found.lines == task.lines && checksums == [hex::encode(hash.finalize())] && ends == 1;
+    found.whole = found.wrong.is_empty() && found.lines == task.lines && checksums == [hex::encode(hash.finalize())] && ends == 1;
     if found.doubled {
         found.wrong.push("something stands in it twice".to_owned());
     }

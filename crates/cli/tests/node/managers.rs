@@ -67,9 +67,10 @@ fn a_configuration_that_changes_takes_effect_without_a_restart_and_a_broken_one_
     let rotated = config.replace(old, &format!("token = \"{token}\"\nenvironment = [\"SEASON=autumn\"]"));
     std::fs::write(&path, rotated).unwrap();
     wait_for("the new configuration", || (manager.output().matches("configuration loaded").count() == 2).then_some(()));
-    let next = gitlab.ends(gitlab.job("echo in $SEASON"));
-    let last = gitlab.coordinator.read_trace(next.id, 0, usize::MAX >> 8).unwrap();
-    assert!(String::from_utf8_lossy(&last).contains("\nin autumn"), "{}", String::from_utf8_lossy(&last));
+    let next = gitlab.job("echo in $SEASON");
+    gitlab.ends(next);
+    let trace = gitlab.trace(next);
+    assert!(trace.contains("\nin autumn"), "{trace}");
     manager.signal(Signal::HUP);
     wait_for("the hangup", || manager.output().contains("SIGHUP").then_some(()));
     let _open = gitlab.open_gate();

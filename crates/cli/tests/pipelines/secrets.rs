@@ -25,7 +25,7 @@ pub fn a_masked_value_never_appears_however_it_is_written() {
     let ended = ci(Repository::new(WAYS).path(), &["--keep"]).expect(1);
     let kept = ended.kept();
     let traces: Vec<_> = std::fs::read_dir(kept.join("coordinator/traces")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let traces: Vec<_> = traces.iter().map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()).collect();
+    let traces: Vec<_> = traces.iter().map(|path| plain(&std::fs::read(path).unwrap())).collect();
     std::fs::remove_dir_all(kept).unwrap();
     let token = from_hex(&traces.concat());
     assert!(token.len() >= 16, "{token:?}");
@@ -36,7 +36,13 @@ pub fn a_masked_value_never_appears_however_it_is_written() {
         assert!(!text.contains(half), "most of the token is in it");
     }
     let masked = traces.concat().matches("[MASKED]").count();
-    assert!(masked >= 9, "{masked} masked:\n{}", traces.concat());
+    // Each way is one of them: what stands in a row after the prefix of a token is hidden as one.
+    assert!(masked >= 8, "{masked} masked:\n{}", traces.concat());
+}
+
+/// A trace without its stamps, which may stand in the midst of a line.
+fn plain(trace: &[u8]) -> String {
+    String::from_utf8_lossy(&coordinator::log::without_stamps(trace)).into_owned()
 }
 
 /// The value whose bytes the job printed.
