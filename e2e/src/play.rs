@@ -3,7 +3,7 @@
 use crate::gitlab::{GitLab, Sites};
 use crate::manager::{ACCOUNT, Manager, configuration, fill};
 use crate::scenario::{Action, Folder, Outcome, When};
-use crate::target::Target;
+use crate::target::{Target, tail};
 use crate::{audit, objects};
 use anyhow::{Context, Result, bail, ensure};
 use coordinator::{JobState, PipelineId, ProjectVariable};
@@ -342,11 +342,6 @@ fn plain(text: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-fn tail(text: &str) -> &str {
-    let from = text.char_indices().rev().nth(1500).map_or(0, |(at, _)| at);
-    &text[from..]
 }
 
 #[cfg(test)]

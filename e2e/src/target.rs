@@ -233,6 +233,12 @@ pub fn text_of(file: &Path) -> String {
     std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
+/// The last words of a log.
+pub fn tail(text: &str) -> &str {
+    let from = text.char_indices().rev().nth(1500).map_or(0, |(at, _)| at);
+    &text[from..]
+}
+
 /// A port nobody listens at now.
 ///
 /// # Errors

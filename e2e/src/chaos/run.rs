@@ -14,7 +14,7 @@ use super::report::Report;
 use super::script::{self, Task};
 use crate::manager::Manager;
 use crate::objects;
-use crate::target::{Target, TestImages, program};
+use crate::target::{Target, TestImages, program, tail};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -420,12 +420,6 @@ fn configuration(plan: &Plan, target: &Target, namespace: &str, (url, token): (&
         ("runners".to_owned(), toml::Value::Array(vec![toml::Value::Table(runner)])),
     ]);
     Ok(toml::to_string(&config)?)
-}
-
-/// The last words of a log.
-fn tail(text: &str) -> &str {
-    let from = text.char_indices().rev().nth(1500).map_or(0, |(at, _)| at);
-    &text[from..]
 }
 
 #[cfg(test)]
