@@ -31,6 +31,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench    the benchmark: any runner beside any other, and managers at scale (bench --help)
   sim      the manager in virtual time, with seeded faults (sim --help)
   fuzz     broken inputs for whatever reads foreign bytes: --seconds N (60 for each target), TARGET…
+  parity   writes docs/parity.md from docs/parity/*.tsv
   tidy     the rules of this repository alone";
 
 fn main() -> Result<()> {
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
         "chaos" => chaos::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "bench" => bench::main(&std::env::args().skip(2).collect::<Vec<_>>()),
         "sim" => sim::main(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "parity" => tidy::parity::write(&root()),
         "tidy" => tidy::check(),
         _ => bail!("{USAGE}"),
     }

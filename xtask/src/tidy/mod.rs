@@ -4,6 +4,7 @@
 //! rule cannot be forgotten. Each rule stands in ARCHITECTURE.md or STYLE.md in words.
 
 mod arrows;
+pub mod parity;
 mod recovery;
 mod shape;
 mod trees;
@@ -19,6 +20,7 @@ pub fn problems() -> Result<Vec<String>> {
     problems.extend(shape::problems(&root)?);
     problems.extend(crate::chaos::report::problems(&root)?);
     problems.extend(recovery::problems(&root)?);
+    problems.extend(parity::problems(&root)?);
     Ok(problems)
 }
 
