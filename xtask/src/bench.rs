@@ -13,6 +13,9 @@ const HELPER: &str = concat!("gantry.helper_image=docker.io/library/gantry-helpe
 /// Builds, and runs the benchmark.
 pub fn main(words: &[String]) -> Result<()> {
     setup::packages()?;
+    // Found missing before minutes of building.
+    let named = std::env::var_os("KUBECONFIG").is_some() || asks_only(words);
+    let own = if named { None } else { Some(own_cluster()?) };
     run(cargo().args(["build", "--release", "--locked", "--package", "cli", "--package", "bench"]))?;
     let release = agent::target_directory().join("release");
     let mut command = Command::new(release.join("bench"));
@@ -21,8 +24,7 @@ pub fn main(words: &[String]) -> Result<()> {
         let template = root().join("bench/config/gantry.toml");
         command.arg(format!("--runner=gantry={}:{}", release.join("gantry").display(), template.display()));
     }
-    if std::env::var_os("KUBECONFIG").is_none() && !asks_only(words) {
-        let kubeconfig = own_cluster()?;
+    if let Some(kubeconfig) = own {
         image::test_images()?;
         cluster::main(&["images".to_owned()])?;
         let audit_log = kubeconfig.with_file_name("log").join("audit.json");

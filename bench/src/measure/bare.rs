@@ -46,6 +46,12 @@ async fn plan(bench: &Bench, pod: &str) -> Result<()> {
     Ok(())
 }
 
+async fn delete_plan(bench: &Bench, pod: &str) -> Result<()> {
+    let secrets = bench.cluster.api::<Secret>();
+    secrets.delete(&plan_name(pod), &DeleteParams::default()).await.context("failed to delete a Secret")?;
+    Ok(())
+}
+
 fn plan_name(pod: &str) -> String {
     format!("{pod}-plan")
 }
@@ -87,6 +93,10 @@ async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f
     let began = Instant::now();
     let ended = until_succeeded(&bench.cluster.api(), objects).await?;
     bench.cluster.become_empty().await?;
+    // The next round makes them anew.
+    for name in names.iter().filter(|_| volumes) {
+        delete_plan(bench, name).await?;
+    }
     Ok(ended.saturating_duration_since(began).as_secs_f64())
 }
 

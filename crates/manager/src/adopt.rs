@@ -4,8 +4,9 @@
 //! holds only while it has the old one, so that of several replicas one gets it, and the manager that was thought gone
 //! learns at its next note that the job is not its own any more. From then on the job goes on as after a start.
 //!
-//! A look follows at once when somebody goes, and every five minutes. What belongs to no job is deleted when it has been
-//! so for some minutes by our own clock. Nothing without our labels is ever touched, nor anything of a manager that is
+//! A look follows at once when somebody goes, and every five minutes. A pod of a manager that is gone is deleted at once
+//! when it has no plan: a plan is there before its pod. Whatever else belongs to no job is deleted when it has been so for
+//! some minutes by our own clock. Nothing without our labels is ever touched, nor anything of a manager that is
 //! alive.
 
 use crate::admit::Tracked;
@@ -54,6 +55,8 @@ pub async fn keep(manager: &Arc<Manager>, cluster: &Arc<Cluster>) {
 #[derive(Default)]
 struct Looked {
     suspects: BTreeSet<(String, Leftover)>,
+    /// Pods whose plan and whose manager are gone.
+    orphans: Vec<(String, Leftover)>,
     /// Who has something in some namespace.
     owners: BTreeSet<String>,
     /// Not all could be seen.
@@ -106,11 +109,17 @@ async fn look_into(place: Place<'_>, looked: &mut Looked) -> Result<(), CallErro
 
     let is_ours_to_judge = |owner: &str| owner == manager.owner || !owner.is_empty() && !cluster.leases.is_alive(owner);
     let jobs: BTreeSet<String> = firsts.keys().map(|first| (*first).to_owned()).collect();
-    let suspects = pods.iter().filter(|(name, made)| is_ours_to_judge(&made.owner) && !sweep::is_of_a_job(name, &jobs));
-    let suspects = suspects.map(|(name, made)| Leftover::Pod(name.clone(), made.uid.clone()));
+    for (name, made) in pods.iter().filter(|(name, made)| is_ours_to_judge(&made.owner) && !sweep::is_of_a_job(name, &jobs)) {
+        let pod = (namespace.to_owned(), Leftover::Pod(name.clone(), made.uid.clone()));
+        if made.owner == manager.owner {
+            looked.suspects.insert(pod);
+        } else {
+            looked.orphans.push(pod);
+        }
+    }
     let parts = (0..plans.len()).filter(|index| is_ours_to_judge(owner(*index)) && is_part_of_none(name(*index), &jobs));
     let parts = parts.map(|index| Leftover::Secret(name(index).to_owned(), plans[index].uid.clone()));
-    looked.suspects.extend(suspects.chain(parts).map(|one| (namespace.to_owned(), one)));
+    looked.suspects.extend(parts.map(|one| (namespace.to_owned(), one)));
 
     let fallen = |first: &str, owner: &str| owner == manager.owner && !cluster.hands.have(namespace, first);
     if firsts.iter().any(|(first, owner)| fallen(first, owner)) {
@@ -255,7 +264,7 @@ fn labelled(manager: &Manager) -> serde_json::Value {
     json!({"metadata": {"labels": {names::LABEL_OWNER: manager.owner}}})
 }
 
-/// Deletes what has been nobody's for long enough, and remembers the rest.
+/// Deletes the orphans and what has been nobody's for long enough, and remembers the rest.
 async fn judge(cluster: &Cluster, looked: &Looked) {
     let now = Instant::now();
     let due: Vec<_> = {
@@ -267,7 +276,7 @@ async fn judge(cluster: &Cluster, looked: &Looked) {
         let is_due = |(one, since): &(&(String, Leftover), &Instant)| now - **since >= AGE && looked.suspects.contains(one);
         suspects.iter().filter(is_due).map(|(one, _)| one.clone()).collect()
     };
-    for (namespace, one) in due {
-        sweep::remove(&cluster.client, &namespace, &one).await;
+    for (namespace, one) in due.iter().chain(&looked.orphans) {
+        sweep::remove(&cluster.client, namespace, one).await;
     }
 }

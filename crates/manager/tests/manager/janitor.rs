@@ -1,7 +1,7 @@
 //! What crashes leave behind is found by label and age, in virtual time; nothing else is ever touched.
 
 use crate::bench::Bench;
-use kube_server::Kind;
+use kube_server::{DeleteOptions, Kind};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -52,13 +52,37 @@ async fn leftovers_of_a_manager_that_is_gone_are_removed_by_age() {
         secret(&bench, &format!("of-{}-plan-1", &owner[2..]), ours(owner));
     }
     let left = |kind: Kind| bench.names(kind).len();
-    // The next look finds them, the one after it finds them still there.
+    // The look when a Lease has expired finds them, the next one finds them still there.
     tokio::time::sleep(Duration::from_secs(230)).await;
-    assert_eq!((left(Kind::Pod), left(Kind::Secret)), (3, 3), "too young");
+    assert_eq!((bench.names(Kind::Pod), left(Kind::Secret)), (vec!["of-test".to_owned()], 3), "the rest is too young");
     tokio::time::sleep(Duration::from_secs(700)).await;
     assert_eq!((left(Kind::Pod), left(Kind::Secret)), (0, 0), "{:?}", bench.names(Kind::Pod));
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(bench.names(Kind::Lease), ["gantry-s-test"], "the Lease of who is gone goes last");
+    manager.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_manager_that_goes_are_removed_at_once_when_they_have_no_plan() {
+    let bench = Bench::start().await;
+    renew(&bench, "s_alive", 0);
+    let manager = bench.idle("s_test");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for pod_name in ["of-alive", "with-plan"] {
+        pod(&bench, pod_name, ours("s_alive"));
+    }
+    secret(&bench, "of-alive-plan-1", ours("s_alive"));
+    let plan = json!({"metadata": {"name": "with-plan-plan", "labels": ours("s_alive")}, "data": {"plan.count": "MQ=="}});
+    bench.store.create(Kind::Secret, "default", plan).unwrap();
+    for round in 1..3 {
+        renew(&bench, "s_alive", round);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert!(is_there(&bench, Kind::Pod, "of-alive"), "its manager is alive");
+    bench.store.delete(Kind::Lease, "default", "gantry-s-alive", &DeleteOptions::default()).unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(bench.names(Kind::Pod), ["with-plan"]);
+    assert_eq!(bench.names(Kind::Secret).len(), 2, "a part of a plan may come before its first one");
     manager.stop().await;
 }
 
