@@ -1,6 +1,5 @@
 //! The helper and the build container.
 
-use crate::resources::{self, Amounts};
 use crate::{BuildError, Context, policies, security, volumes};
 use agent_contract::names;
 use job::{Image, Variables};
@@ -22,6 +21,16 @@ fn serve(context: &Context<'_>) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), wait_and_serve()]
 }
 
+/// Command and arguments of the build container. An entry point that counts gets the agent as what it is to run, and has
+/// to run it.
+fn start(context: &Context<'_>, image: &Image) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    if !context.flags.is_on("FF_KUBERNETES_HONOR_ENTRYPOINT") {
+        return (Some(serve(context)), None);
+    }
+    let entrypoint = (!image.entrypoint.is_empty()).then(|| image.entrypoint.clone());
+    (entrypoint, Some(serve(context)))
+}
+
 /// The helper's image.
 pub fn helper_image(context: &Context<'_>) -> String {
     let configured = &context.runner.kubernetes.helper_image;
@@ -32,17 +41,12 @@ pub fn helper_image(context: &Context<'_>) -> String {
 pub fn helper(context: &Context<'_>) -> Result<Container, BuildError> {
     let kubernetes = &context.runner.kubernetes;
     let of_job = Image { user: None, ..context.job.image.clone().unwrap_or_default() };
-    let amounts = Amounts {
-        prefix: "helper_",
-        cpu: (&kubernetes.helper_cpu_request, &kubernetes.helper_cpu_limit),
-        memory: (&kubernetes.helper_memory_request, &kubernetes.helper_memory_limit),
-    };
     Ok(Container {
         name: names::HELPER_CONTAINER.to_owned(),
         image: Some(helper_image(context)),
         command: Some(vec![names::HELPER_AGENT.to_owned(), "run".to_owned()]),
         image_pull_policy: policies::current(context, names::HELPER_CONTAINER, &of_job)?,
-        resources: resources::requirements(&amounts)?,
+        resources: context.overwrites.helper.clone(),
         security_context: Some(security::of_container(context, &kubernetes.helper_container_security_context, None)?),
         volume_mounts: Some(volumes::of_helper(context)),
         ..Container::default()
@@ -58,18 +62,15 @@ pub fn build(context: &Context<'_>) -> Result<Container, BuildError> {
     if name.is_empty() {
         return Err(BuildError::NoImage);
     }
-    let amounts = Amounts {
-        prefix: "",
-        cpu: (&kubernetes.cpu_request, &kubernetes.cpu_limit),
-        memory: (&kubernetes.memory_request, &kubernetes.memory_limit),
-    };
+    let (command, args) = start(context, image);
     Ok(Container {
         name: names::BUILD_CONTAINER.to_owned(),
         image: Some(name),
-        command: Some(serve(context)),
+        command,
+        args,
         env: Some(public_env(&context.variables)),
         image_pull_policy: policies::current(context, names::BUILD_CONTAINER, image)?,
-        resources: resources::requirements(&amounts)?,
+        resources: context.overwrites.build.clone(),
         security_context: Some(security::of_container(context, &kubernetes.build_container_security_context, Some(image))?),
         volume_mounts: Some(volumes::of_build(context)),
         ..Container::default()

@@ -6,6 +6,8 @@
 pub const OLDEST: u32 = 27;
 /// Since this `1.x` a security context has a field for AppArmor.
 const APP_ARMOR: u32 = 30;
+/// Since this `1.x` a pod has requests and limits of its own, without anybody turning that on.
+const POD_RESOURCES: u32 = 34;
 
 /// What may stand in a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,5 +21,9 @@ pub struct Features {
 impl Features {
     pub(crate) fn app_armor_field(self) -> bool {
         self.minor >= APP_ARMOR
+    }
+
+    pub(crate) fn pod_resources(self) -> bool {
+        self.minor >= POD_RESOURCES
     }
 }

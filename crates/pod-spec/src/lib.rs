@@ -9,6 +9,7 @@ mod features;
 mod labels;
 mod names;
 mod namespace;
+mod overwrites;
 mod policies;
 mod resources;
 mod security;
@@ -22,8 +23,9 @@ pub use namespace::namespace;
 pub use policies::pull_attempts;
 pub use security::warnings;
 
-use job::{Job, Variables};
+use job::{Flags, Job, Variables};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use overwrites::Overwrites;
 use runner_config::Runner;
 
 /// Slack beyond the job's own timeout before Kubernetes ends the pod: uploads and reporting take time.
@@ -66,13 +68,25 @@ pub enum BuildError {
     /// A user that is no number.
     #[error("user \"{0}\" must be uid or uid:gid in numbers")]
     User(String),
-    /// A namespace that the configuration does not allow.
-    #[error("namespace \"{asked}\" is not allowed: it does not match namespace_overwrite_allowed = \"{allowed}\"")]
+    /// Something of the pod that the configuration does not let a job change in this way.
+    #[error("couldn't prepare overwrites: provided value \"{asked}\" does not match \"{allowed}\"")]
     Overwrite {
         /// By the job.
         asked: String,
         /// Pattern.
         allowed: String,
+    },
+    /// More than the configuration lets a job ask for.
+    #[error(
+        "couldn't prepare overwrites: the resource \"{resource}\" requested \"{asked}\" is higher than limit allowed \"{most}\""
+    )]
+    TooMuch {
+        /// GitLab Runner's name of it.
+        resource: String,
+        /// By the job.
+        asked: String,
+        /// What it may have.
+        most: String,
     },
     /// A namespace that cannot be one.
     #[error("\"{0}\" is not the name of a namespace")]
@@ -99,6 +113,8 @@ struct Context<'a> {
     runner: &'a Runner,
     surroundings: &'a Surroundings<'a>,
     variables: Variables,
+    flags: Flags,
+    overwrites: Overwrites,
 }
 
 /// The pod of a job.
@@ -106,10 +122,14 @@ struct Context<'a> {
 /// # Errors
 /// When job and configuration together make no pod.
 pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Result<Pod, BuildError> {
-    let context = Context { job, runner, surroundings, variables: job.variables.expanded() };
+    let variables = job.variables.expanded();
+    let flags = Flags::resolve(&runner.feature_flags, &job.variables);
+    let overwrites = Overwrites::of(job, runner, &variables)?;
+    let context = Context { job, runner, surroundings, variables, flags, overwrites };
     let kubernetes = &runner.kubernetes;
     let mut containers = vec![containers::helper(&context)?, containers::build(&context)?];
     containers.extend(services::containers(&context)?);
+    let (overwrites, has_deadline) = (&context.overwrites, context.flags.is_on("FF_USE_POD_ACTIVE_DEADLINE_SECONDS"));
     let deadline = job.timeout.as_secs().saturating_add(DEADLINE_SLACK_SECONDS);
     let grace = kubernetes.pod_termination_grace_period_seconds;
     Ok(Pod {
@@ -119,18 +139,31 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
             volumes: Some(volumes::all(&context)),
             host_aliases: services::host_aliases(&context)?,
             restart_policy: Some("Never".to_owned()),
-            automount_service_account_token: Some(!kubernetes.service_account.is_empty()),
-            service_account_name: non_empty(&kubernetes.service_account),
+            automount_service_account_token: Some(!overwrites.service_account.is_empty()),
+            service_account_name: non_empty(&overwrites.service_account),
             // Kubernetes takes no more.
-            active_deadline_seconds: Some(i32::try_from(deadline).unwrap_or(i32::MAX).into()),
+            active_deadline_seconds: has_deadline.then(|| i32::try_from(deadline).unwrap_or(i32::MAX).into()),
             termination_grace_period_seconds: (grace > 0).then(|| i64::try_from(grace).unwrap_or(i64::MAX)),
-            node_selector: (!kubernetes.node_selector.is_empty()).then(|| kubernetes.node_selector.clone()),
+            node_selector: (!overwrites.node_selector.is_empty()).then(|| overwrites.node_selector.clone()),
+            tolerations: (!overwrites.tolerations.is_empty()).then(|| overwrites.tolerations.clone()),
+            resources: overwrites.pod.clone().filter(|_| surroundings.features.pod_resources()),
             image_pull_secrets: containers::pull_secrets(&context),
             security_context: security::of_pod(&context),
             ..PodSpec::default()
         }),
         status: None,
     })
+}
+
+/// What the job's log should say of its pod: what was overwritten, and what a cluster cannot do.
+pub fn notes(job: &Job, runner: &Runner, features: Features) -> Vec<String> {
+    // A job that makes no pod is told so elsewhere.
+    let Ok(overwrites) = Overwrites::of(job, runner, &job.variables.expanded()) else { return Vec::new() };
+    let mut lines = overwrites.lines;
+    if overwrites.pod.is_some() && !features.pod_resources() {
+        lines.push("Requests and limits of the whole pod have no effect: the cluster has a Kubernetes before 1.34".to_owned());
+    }
+    lines
 }
 
 fn non_empty(text: &str) -> Option<String> {

@@ -1,9 +1,8 @@
 //! Where a job's pod goes: the runner's namespace, or the one a job asks for and may have.
 
-use crate::BuildError;
-use job::Job;
-use regex::Regex;
-use runner_config::Runner;
+use crate::{BuildError, overwrites};
+use job::{Job, Variables};
+use runner_config::{Kubernetes, Runner};
 
 /// What a job sets to choose its namespace.
 const OVERWRITE: &str = "KUBERNETES_NAMESPACE_OVERWRITE";
@@ -17,21 +16,21 @@ pub fn namespace(job: &Job, runner: &Runner) -> Result<String, BuildError> {
     let variables = job.variables.expanded();
     let configured = variables.expand(kubernetes.namespace());
     let configured = if configured.is_empty() { runner_config::Kubernetes::default().namespace().to_owned() } else { configured };
-    let asked = variables.get(OVERWRITE).unwrap_or_default();
-    // Without a pattern the variable has no effect, as in GitLab Runner.
-    let namespace = if asked.is_empty() || kubernetes.namespace_overwrite_allowed.is_empty() {
-        configured
-    } else {
-        let allowed = &kubernetes.namespace_overwrite_allowed;
-        if !Regex::new(allowed).is_ok_and(|pattern| pattern.is_match(asked)) {
-            return Err(BuildError::Overwrite { asked: asked.to_owned(), allowed: allowed.clone() });
-        }
-        asked.to_owned()
-    };
+    let namespace = asked(kubernetes, &variables)?.map_or(configured, str::to_owned);
     if !is_label(&namespace) {
         return Err(BuildError::Namespace(namespace));
     }
     Ok(namespace)
+}
+
+/// What a job asks for and may have; without a pattern the variable has no effect, as in GitLab Runner.
+pub fn asked<'a>(kubernetes: &Kubernetes, variables: &'a Variables) -> Result<Option<&'a str>, BuildError> {
+    let (asked, allowed) = (variables.get(OVERWRITE).unwrap_or_default(), &kubernetes.namespace_overwrite_allowed);
+    if asked.is_empty() || allowed.is_empty() {
+        return Ok(None);
+    }
+    overwrites::check(asked, allowed)?;
+    Ok(Some(asked))
 }
 
 /// RFC 1123: the name becomes part of a path, so nothing else may reach it.

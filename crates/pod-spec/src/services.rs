@@ -5,7 +5,6 @@
 //! `registry-group-db`. A derived name that is no host name is left out; an alias that is none is an error.
 
 use crate::containers::public_env;
-use crate::resources::{self, Amounts};
 use crate::{BuildError, Context, policies, security, volumes};
 use agent_contract::names;
 use job::Service;
@@ -18,11 +17,6 @@ pub fn containers(context: &Context<'_>) -> Result<Vec<Container>, BuildError> {
 
 fn container(context: &Context<'_>, index: usize, service: &Service) -> Result<Container, BuildError> {
     let kubernetes = &context.runner.kubernetes;
-    let amounts = Amounts {
-        prefix: "service_",
-        cpu: (&kubernetes.service_cpu_request, &kubernetes.service_cpu_limit),
-        memory: (&kubernetes.service_memory_request, &kubernetes.service_memory_limit),
-    };
     // Its own variables may use the job's public ones.
     let mut variables: job::Variables =
         context.variables.iter().filter(|one| one.public && !one.masked && !one.file).cloned().collect();
@@ -41,7 +35,7 @@ fn container(context: &Context<'_>, index: usize, service: &Service) -> Result<C
         args: some(&service.command),
         env: Some(public_env(&variables.expanded())),
         image_pull_policy: policies::current(context, &name, &service.image)?,
-        resources: resources::requirements(&amounts)?,
+        resources: context.overwrites.services.get(index).cloned().flatten(),
         security_context: Some(security::of_container(
             context,
             &kubernetes.service_container_security_context,

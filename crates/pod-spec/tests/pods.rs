@@ -1,7 +1,7 @@
 //! Payload and configuration in, pod out.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use pod_spec::{BuildError, Features, Surroundings, attempt_of, build, namespace, pod_name, pull_attempts, warnings};
+use pod_spec::{BuildError, Features, Surroundings, attempt_of, build, namespace, notes, pod_name, pull_attempts, warnings};
 use serde_json::{Value, json};
 
 const CONFIG: &str = r#"
@@ -257,6 +257,167 @@ fn a_job_goes_to_another_namespace_only_where_the_pattern_matches() {
     let open = CONFIG.replace("pull_policy", "namespace = \"jobs-$TEAM\"\nnamespace_overwrite_allowed = \"^ci-.*\"\npull_policy");
     assert_eq!(of("", &open), Ok("jobs-blue".into()));
     assert_eq!(of("ci-$TEAM", &open), Ok("ci-blue".into()));
-    assert!(of("kube-system", &open).unwrap_err().contains("does not match namespace_overwrite_allowed"));
+    let refused = "couldn't prepare overwrites: provided value \"kube-system\" does not match \"^ci-.*\"";
+    assert_eq!(of("kube-system", &open).unwrap_err(), refused);
     assert_eq!(of("ci-/../x", &open).unwrap_err(), "\"ci-/../x\" is not the name of a namespace");
+}
+
+fn variables(pairs: &[(&str, &str)]) -> Value {
+    json!({"variables": pairs.iter().map(|(key, value)| json!({"key": key, "value": value, "public": true})).collect::<Vec<_>>()})
+}
+
+fn with_keys(keys: &str) -> String {
+    CONFIG.replace("[runners.kubernetes.pod_labels]", &format!("{keys}\n[runners.kubernetes.pod_labels]"))
+}
+
+#[test]
+fn a_job_changes_requests_and_limits_as_far_as_it_may() {
+    let amounts = |prefix: &str| {
+        let kinds = if prefix == "POD_" { &["CPU", "MEMORY"][..] } else { &["CPU", "MEMORY", "EPHEMERAL_STORAGE"] };
+        let names = kinds.iter().flat_map(|kind| ["REQUEST", "LIMIT"].map(|what| format!("{prefix}{kind}_{what}")));
+        names.collect::<Vec<_>>()
+    };
+    for (prefix, at) in
+        [("", "/spec/containers/1"), ("SERVICE_", "/spec/containers/2"), ("HELPER_", "/spec/containers/0"), ("POD_", "/spec")]
+    {
+        for name in amounts(prefix) {
+            let key = name.to_lowercase();
+            let variable = format!("KUBERNETES_{name}");
+            let field = key.strip_prefix(&prefix.to_lowercase()).unwrap().rsplit_once('_').unwrap();
+            let place = format!("{at}/resources/{}s/{}", field.1, field.0.replace('_', "-"));
+            let made = |asked: &str, keys: &str| {
+                let mut payload = variables(&[(&variable, asked)]);
+                payload["services"] = json!([{"name": "redis"}]);
+                let (job, runner) = (job_of(payload), runner_of(&with_keys(keys).replace("memory_limit = \"1Gi\"", "")));
+                let pod = build(&job, &runner, &surroundings(NEW, 0)).map_err(|error| error.to_string())?;
+                let value = serde_json::to_value(pod).unwrap().pointer(&place).cloned().unwrap_or_default();
+                Ok::<_, String>((value, notes(&job, &runner, NEW).join("\n")))
+            };
+            let (most, own) = (format!("{key}_overwrite_max_allowed = \"2\""), format!("{key} = \"1\""));
+            assert_eq!(made("3", &own).unwrap(), (json!("1"), String::new()), "{name} without permission");
+            assert_eq!(made("", &format!("{own}\n{most}")).unwrap().0, json!("1"), "{name} is not asked for");
+            let (value, line) = made("1500m", &most).unwrap();
+            assert_eq!(value, json!("1500m"), "{name}");
+            assert!(
+                line.ends_with("overwritten with \"1500m\"")
+                    && line.to_lowercase().starts_with(&format!("\"{}\"", key.replace('_', ""))),
+                "{line}"
+            );
+            let error = made("2.001", &most).unwrap_err();
+            assert!(error.ends_with("requested \"2.001\" is higher than limit allowed \"2\""), "{error}");
+            assert_eq!(made("a lot", &most).unwrap_err(), format!("{variable} = \"a lot\" is not a quantity"));
+        }
+    }
+}
+
+#[test]
+fn a_service_has_requests_and_limits_of_its_own() {
+    let mut payload = variables(&[("KUBERNETES_SERVICE_CPU_LIMIT", "2"), ("LARGE", "3Gi")]);
+    payload["services"] = json!([{"name": "redis"}, {"name": "large",
+        "variables": [{"key": "KUBERNETES_SERVICE_MEMORY_LIMIT", "value": "$LARGE"}]}]);
+    let config =
+        with_keys("service_cpu_limit_overwrite_max_allowed = \"4\"\nservice_memory_limit_overwrite_max_allowed = \"4Gi\"");
+    let pod = pod_of(payload, &config).unwrap();
+    let limits = |name: &str| serde_json::to_value(container(&pod, name).resources.as_ref().unwrap().limits.as_ref()).unwrap();
+    assert_eq!((limits("svc-0"), limits("svc-1")), (json!({"cpu": "2"}), json!({"cpu": "2", "memory": "3Gi"})));
+}
+
+#[test]
+fn requests_and_limits_of_the_pod_need_a_cluster_that_knows_them() {
+    let (job, runner) = (job_of(json!({})), runner_of(&with_keys("pod_memory_limit = \"2Gi\"")));
+    let resources = |features| build(&job, &runner, &surroundings(features, 0)).unwrap().spec.unwrap().resources;
+    assert_eq!(resources(NEW).unwrap().limits.unwrap()["memory"].0, "2Gi");
+    assert_eq!(resources(OLD), None);
+    assert!(notes(&job, &runner, OLD)[0].contains("have no effect") && notes(&job, &runner, NEW).is_empty());
+}
+
+#[test]
+fn a_job_changes_account_labels_annotations_selectors_and_tolerations_as_far_as_it_may() {
+    let wishes = [
+        ("KUBERNETES_SERVICE_ACCOUNT_OVERWRITE", "deployer"),
+        ("KUBERNETES_POD_LABELS_1", "tier=batch"),
+        ("KUBERNETES_POD_LABELS_GITLAB", "job.Runner.gitlab.com/pod=mine"),
+        ("KUBERNETES_POD_ANNOTATIONS_X", "job.runner.gitlab.com/name=renamed=twice"),
+        ("KUBERNETES_NODE_SELECTOR_ARCH", "arch=arm64"),
+        ("KUBERNETES_NODE_TOLERATIONS_1", "spot=true:NoSchedule"),
+        ("KUBERNETES_NODE_TOLERATIONS_2", "gpu"),
+    ];
+    let configured = "service_account = \"default-account\"\nnode_selector = {arch = \"amd64\", disk = \"ssd\"}\nnode_tolerations = {\"old=1\" = \"NoExecute\"}";
+    let permissions = "service_account_overwrite_allowed = \".*\"\npod_labels_overwrite_allowed = \".*\"\n\
+                       pod_annotations_overwrite_allowed = \".*\"\nnode_selector_overwrite_allowed = \"^arch=\"\n\
+                       node_tolerations_overwrite_allowed = \".*\"";
+    let made =
+        |wishes: &[(&str, &str)], keys: &str| pod_of(variables(wishes), &with_keys(keys)).map_err(|error| error.to_string());
+    let spec = |pod: &Pod| {
+        let spec = pod.spec.as_ref().unwrap();
+        json!([spec.service_account_name, spec.node_selector, spec.tolerations])
+    };
+    let old = json!({"key": "old", "operator": "Equal", "value": "1", "effect": "NoExecute"});
+    let without = made(&wishes, configured).unwrap();
+    assert_eq!(spec(&without), json!(["default-account", {"arch": "amd64", "disk": "ssd"}, [old]]));
+    let pod = made(&wishes, &format!("{configured}\n{permissions}")).unwrap();
+    let spot = json!({"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"});
+    let gpu = json!({"key": "gpu", "operator": "Exists"});
+    assert_eq!(spec(&pod), json!(["deployer", {"arch": "arm64", "disk": "ssd"}, [gpu, old, spot]]));
+    let (labels, annotations) = (pod.metadata.labels.as_ref().unwrap(), pod.metadata.annotations.as_ref().unwrap());
+    assert_eq!(
+        (labels["tier"].as_str(), labels["job.runner.gitlab.com/pod"].as_str()),
+        ("batch", "runner-ab-defgh-project-5-77")
+    );
+    assert_eq!(annotations["job.runner.gitlab.com/name"], "renamed=twice");
+    let (job, runner) = (job_of(variables(&wishes)), runner_of(&with_keys(&format!("{configured}\n{permissions}"))));
+    let lines = notes(&job, &runner, NEW);
+    assert_eq!(
+        (lines[0].as_str(), lines[1].as_str()),
+        ("\"ServiceAccount\" overwritten with \"deployer\"", "\"PodLabels\" \"tier\" overwritten with \"batch\"")
+    );
+    assert_eq!(lines.last().unwrap(), "\"NodeTolerations\" \"gpu\" overwritten with \"\"");
+    let refused = |wish: (&str, &str)| made(&[wish], permissions).unwrap_err();
+    let beyond = "couldn't prepare overwrites: provided value \"disk=hdd\" does not match \"^arch=\"";
+    assert_eq!(refused(("KUBERNETES_NODE_SELECTOR_X", "disk=hdd")), beyond);
+    assert!(refused(("KUBERNETES_POD_LABELS_X", "no-value")).ends_with("\"no-value\" does not match \"k=v\""));
+}
+
+#[test]
+fn pods_have_the_labels_that_gitlab_runner_gives_them() {
+    let of_server = variables(&[
+        ("CI_PROJECT_NAMESPACE", "group/sub group"),
+        ("CI_PROJECT_NAMESPACE_ID", "8"),
+        ("CI_PROJECT_ROOT_NAMESPACE", "group"),
+    ]);
+    let pod = pod_of(of_server, CONFIG).unwrap();
+    let labels = pod.metadata.labels.as_ref().unwrap();
+    for (label, value) in [
+        ("pod", "runner-ab-defgh-project-5-77"),
+        ("project.runner.gitlab.com/id", "5"),
+        ("project.runner.gitlab.com/namespace", "group_sub_group"),
+        ("project.runner.gitlab.com/namespace-id", "8"),
+        ("project.runner.gitlab.com/root-namespace", "group"),
+        ("manager.runner.gitlab.com/name", "one"),
+        ("manager.runner.gitlab.com/id-short", "AB_defgh"),
+    ] {
+        assert_eq!(labels[label], value, "{label}");
+    }
+}
+
+#[test]
+fn flags_of_a_job_change_its_pod() {
+    let spec = |pairs: &[(&str, &str)], image: Value| {
+        let mut payload = variables(pairs);
+        payload["image"] = image;
+        pod_of(payload, CONFIG).unwrap()
+    };
+    let off = spec(&[("FF_USE_POD_ACTIVE_DEADLINE_SECONDS", "false")], json!({"name": "x"}));
+    assert_eq!(off.spec.as_ref().unwrap().active_deadline_seconds, None);
+    let image = json!({"name": "x", "entrypoint": ["/enter"]});
+    let started = |pairs: &[(&str, &str)], image: &Value| {
+        let pod = spec(pairs, image.clone());
+        let build = container(&pod, "build").clone();
+        (build.command.map(|words| words[0].clone()), build.args.map(|words| words[0].clone()))
+    };
+    let some = |word: &str| Some(word.to_owned());
+    assert_eq!(started(&[], &image), (some("sh"), None));
+    let honor = [("FF_KUBERNETES_HONOR_ENTRYPOINT", "true")];
+    assert_eq!(started(&honor, &image), (some("/enter"), some("sh")));
+    assert_eq!(started(&honor, &json!({"name": "x"})), (None, some("sh")));
 }

@@ -5,9 +5,11 @@
 //! passed over in silence: it is either known to GitLab Runner and not supported here yet, or a mistake, and then the
 //! nearest known key is named. Pure: the caller reads the file.
 
+mod amounts;
 mod keys;
 mod security;
 
+pub use amounts::AMOUNTS;
 pub use security::{Capabilities, ContainerSecurityContext, PodSecurityContext, Profile};
 
 use serde::Deserialize;
@@ -60,6 +62,12 @@ pub struct Runner {
     /// File with certificates (PEM) to trust at GitLab besides the public ones.
     #[serde(rename = "tls-ca-file")]
     pub tls_ca_file: String,
+    /// File with our own certificate (PEM), for a GitLab that wants one.
+    #[serde(rename = "tls-cert-file")]
+    pub tls_cert_file: String,
+    /// File with its key.
+    #[serde(rename = "tls-key-file")]
+    pub tls_key_file: String,
     /// KiB of a job's log; 0 means 4096.
     pub output_limit: u64,
     /// Least number of tries to tell GitLab how a job ended; 0 means 10.
@@ -73,6 +81,8 @@ pub struct Runner {
     pub builds_dir: String,
     /// `KEY=VALUE` variables for every job.
     pub environment: Vec<String>,
+    /// Whether `CI_DEBUG_TRACE` and `CI_DEBUG_SERVICES` count for nothing.
+    pub debug_trace_disabled: bool,
     /// Shell of the job's scripts: `bash` (which falls back to `sh`) when empty, or `sh`.
     pub shell: String,
     /// Commands in the helper before the source is fetched.
@@ -166,40 +176,116 @@ pub struct Kubernetes {
     pub service_container_security_context: ContainerSecurityContext,
     /// Service account of the pods.
     pub service_account: String,
-    /// CPU limit of the build container.
-    pub cpu_limit: String,
+    /// Regular expression of what `KUBERNETES_SERVICE_ACCOUNT_OVERWRITE` may say; nothing when empty.
+    pub service_account_overwrite_allowed: String,
     /// CPU request of the build container.
     pub cpu_request: String,
-    /// Memory limit of the build container.
-    pub memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_CPU_REQUEST`; nothing when empty.
+    pub cpu_request_overwrite_max_allowed: String,
+    /// CPU limit of the build container.
+    pub cpu_limit: String,
+    /// The most a job may ask for with `KUBERNETES_CPU_LIMIT`; nothing when empty.
+    pub cpu_limit_overwrite_max_allowed: String,
     /// Memory request of the build container.
     pub memory_request: String,
-    /// CPU limit of the helper.
-    pub helper_cpu_limit: String,
-    /// CPU request of the helper.
-    pub helper_cpu_request: String,
-    /// Memory limit of the helper.
-    pub helper_memory_limit: String,
-    /// Memory request of the helper.
-    pub helper_memory_request: String,
-    /// CPU limit of each service.
-    pub service_cpu_limit: String,
+    /// The most a job may ask for with `KUBERNETES_MEMORY_REQUEST`; nothing when empty.
+    pub memory_request_overwrite_max_allowed: String,
+    /// Memory limit of the build container.
+    pub memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_MEMORY_LIMIT`; nothing when empty.
+    pub memory_limit_overwrite_max_allowed: String,
+    /// Ephemeral storage request of the build container.
+    pub ephemeral_storage_request: String,
+    /// The most a job may ask for with `KUBERNETES_EPHEMERAL_STORAGE_REQUEST`; nothing when empty.
+    pub ephemeral_storage_request_overwrite_max_allowed: String,
+    /// Ephemeral storage limit of the build container.
+    pub ephemeral_storage_limit: String,
+    /// The most a job may ask for with `KUBERNETES_EPHEMERAL_STORAGE_LIMIT`; nothing when empty.
+    pub ephemeral_storage_limit_overwrite_max_allowed: String,
     /// CPU request of each service.
     pub service_cpu_request: String,
-    /// Memory limit of each service.
-    pub service_memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_CPU_REQUEST`; nothing when empty.
+    pub service_cpu_request_overwrite_max_allowed: String,
+    /// CPU limit of each service.
+    pub service_cpu_limit: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_CPU_LIMIT`; nothing when empty.
+    pub service_cpu_limit_overwrite_max_allowed: String,
     /// Memory request of each service.
     pub service_memory_request: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_MEMORY_REQUEST`; nothing when empty.
+    pub service_memory_request_overwrite_max_allowed: String,
+    /// Memory limit of each service.
+    pub service_memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_MEMORY_LIMIT`; nothing when empty.
+    pub service_memory_limit_overwrite_max_allowed: String,
+    /// Ephemeral storage request of each service.
+    pub service_ephemeral_storage_request: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_EPHEMERAL_STORAGE_REQUEST`; nothing when empty.
+    pub service_ephemeral_storage_request_overwrite_max_allowed: String,
+    /// Ephemeral storage limit of each service.
+    pub service_ephemeral_storage_limit: String,
+    /// The most a job may ask for with `KUBERNETES_SERVICE_EPHEMERAL_STORAGE_LIMIT`; nothing when empty.
+    pub service_ephemeral_storage_limit_overwrite_max_allowed: String,
+    /// CPU request of the helper.
+    pub helper_cpu_request: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_CPU_REQUEST`; nothing when empty.
+    pub helper_cpu_request_overwrite_max_allowed: String,
+    /// CPU limit of the helper.
+    pub helper_cpu_limit: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_CPU_LIMIT`; nothing when empty.
+    pub helper_cpu_limit_overwrite_max_allowed: String,
+    /// Memory request of the helper.
+    pub helper_memory_request: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_MEMORY_REQUEST`; nothing when empty.
+    pub helper_memory_request_overwrite_max_allowed: String,
+    /// Memory limit of the helper.
+    pub helper_memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_MEMORY_LIMIT`; nothing when empty.
+    pub helper_memory_limit_overwrite_max_allowed: String,
+    /// Ephemeral storage request of the helper.
+    pub helper_ephemeral_storage_request: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_EPHEMERAL_STORAGE_REQUEST`; nothing when empty.
+    pub helper_ephemeral_storage_request_overwrite_max_allowed: String,
+    /// Ephemeral storage limit of the helper.
+    pub helper_ephemeral_storage_limit: String,
+    /// The most a job may ask for with `KUBERNETES_HELPER_EPHEMERAL_STORAGE_LIMIT`; nothing when empty.
+    pub helper_ephemeral_storage_limit_overwrite_max_allowed: String,
+    /// CPU request of the pod as a whole.
+    pub pod_cpu_request: String,
+    /// The most a job may ask for with `KUBERNETES_POD_CPU_REQUEST`; nothing when empty.
+    pub pod_cpu_request_overwrite_max_allowed: String,
+    /// CPU limit of the pod as a whole.
+    pub pod_cpu_limit: String,
+    /// The most a job may ask for with `KUBERNETES_POD_CPU_LIMIT`; nothing when empty.
+    pub pod_cpu_limit_overwrite_max_allowed: String,
+    /// Memory request of the pod as a whole.
+    pub pod_memory_request: String,
+    /// The most a job may ask for with `KUBERNETES_POD_MEMORY_REQUEST`; nothing when empty.
+    pub pod_memory_request_overwrite_max_allowed: String,
+    /// Memory limit of the pod as a whole.
+    pub pod_memory_limit: String,
+    /// The most a job may ask for with `KUBERNETES_POD_MEMORY_LIMIT`; nothing when empty.
+    pub pod_memory_limit_overwrite_max_allowed: String,
     /// Labels nodes must have.
     pub node_selector: BTreeMap<String, String>,
+    /// Regular expression of what `KUBERNETES_NODE_SELECTOR_*` may say; nothing when empty.
+    pub node_selector_overwrite_allowed: String,
+    /// Taints of nodes that are tolerated: `key=value` or `key`, and the effect.
+    pub node_tolerations: BTreeMap<String, String>,
+    /// Regular expression of what `KUBERNETES_NODE_TOLERATIONS_*` may say; nothing when empty.
+    pub node_tolerations_overwrite_allowed: String,
     /// Secrets with registry logins.
     pub image_pull_secrets: Vec<String>,
     /// Whether only the logins of the service account are used.
     pub use_service_account_image_pull_secrets: bool,
     /// Labels added to pods.
     pub pod_labels: BTreeMap<String, String>,
+    /// Regular expression of what `KUBERNETES_POD_LABELS_*` may say; nothing when empty.
+    pub pod_labels_overwrite_allowed: String,
     /// Annotations added to pods.
     pub pod_annotations: BTreeMap<String, String>,
+    /// Regular expression of what `KUBERNETES_POD_ANNOTATIONS_*` may say; nothing when empty.
+    pub pod_annotations_overwrite_allowed: String,
     /// Seconds until a pod must run; 0 means 180.
     pub poll_timeout: u64,
     /// Seconds a pod has to end; 0 means Kubernetes' default.
@@ -305,6 +391,9 @@ fn mistakes(config: &Config) -> Vec<Problem> {
         if runner.executor != "kubernetes" {
             say(format!("runner {name}: executor \"{}\" is not supported, only kubernetes is", runner.executor));
         }
+        if runner.tls_cert_file.is_empty() != runner.tls_key_file.is_empty() {
+            say(format!("runner {name}: tls-cert-file and tls-key-file need each other"));
+        }
         runner.kubernetes.mistakes().into_iter().for_each(|message| say(format!("runner {name}: {message}")));
         for (place, _) in runner.environment.iter().enumerate().filter(|(_, pair)| !pair.contains('=')) {
             say(format!("runner {name}: entry {} of environment is not KEY=VALUE", place + 1));
@@ -342,10 +431,19 @@ impl Kubernetes {
             let unknown = policies.iter().filter(|policy| !POLICIES.contains(&policy.as_str()));
             found.extend(unknown.map(|policy| format!("unknown {key} \"{policy}\": always, if-not-present and never are known")));
         }
-        if let Err(error) = regex::Regex::new(&self.namespace_overwrite_allowed) {
-            let error = error.to_string();
-            let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            found.push(format!("namespace_overwrite_allowed is not a regular expression: {why}"));
+        for (key, pattern) in [
+            ("namespace_overwrite_allowed", &self.namespace_overwrite_allowed),
+            ("service_account_overwrite_allowed", &self.service_account_overwrite_allowed),
+            ("pod_labels_overwrite_allowed", &self.pod_labels_overwrite_allowed),
+            ("pod_annotations_overwrite_allowed", &self.pod_annotations_overwrite_allowed),
+            ("node_selector_overwrite_allowed", &self.node_selector_overwrite_allowed),
+            ("node_tolerations_overwrite_allowed", &self.node_tolerations_overwrite_allowed),
+        ] {
+            if let Err(error) = regex::Regex::new(pattern) {
+                let error = error.to_string();
+                let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                found.push(format!("{key} is not a regular expression: {why}"));
+            }
         }
         if !self.host.is_empty() && !self.cert_file.is_empty() && (self.key_file.is_empty() || self.ca_file.is_empty()) {
             found.push("cert_file needs key_file and ca_file beside it".to_owned());
