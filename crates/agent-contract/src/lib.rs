@@ -12,5 +12,5 @@ pub mod verdict;
 
 mod plan_job;
 
-pub use plan::{Coordinator, Plan, PlanError, Settings, Workspace};
+pub use plan::{Coordinator, Identity, Plan, PlanError, Settings, Workspace};
 pub use verdict::Verdict;

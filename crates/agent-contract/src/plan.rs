@@ -41,6 +41,24 @@ pub struct Coordinator {
     /// PEM certificates to trust besides the usual ones.
     #[serde(default)]
     pub ca_pem: Option<String>,
+    /// Our own certificate, for a GitLab that wants one.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+}
+
+/// A certificate of ours and its key.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// PEM, with those that signed it.
+    pub certificate_pem: String,
+    /// PEM.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Identity")
+    }
 }
 
 /// Where files go, as all containers of the pod see them.
@@ -102,6 +120,10 @@ pub struct Settings {
     pub mask_all_tokens: bool,
     /// Masked values are masked only as they are, not in base64, URL-encoded or JSON-escaped.
     pub only_plain_values: bool,
+    /// Nothing of the job is traced, whatever its variables say (`CI_DEBUG_TRACE`, `CI_DEBUG_SERVICES`).
+    pub debug_trace_disabled: bool,
+    /// What the log says of the pod: what the job changed of it.
+    pub notes: Vec<String>,
     /// What the log says before the job begins.
     pub warnings: Vec<String>,
 }

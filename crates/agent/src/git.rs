@@ -28,6 +28,11 @@ use std::path::Path;
 /// Since this git a clone can be made of one commit (`--revision`), which `FF_USE_GIT_NATIVE_CLONE` needs.
 const NATIVE_CLONE: (u32, u32) = (2, 49);
 
+/// Where the source of a job comes from, without a login and without `.git`; empty when that cannot be told.
+pub fn address(job: &job::Job) -> String {
+    Remote::of(job, None).map(|remote| remote.url.trim_end_matches(".git").to_owned()).unwrap_or_default()
+}
+
 /// The source of one job.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {

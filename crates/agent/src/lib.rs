@@ -9,6 +9,7 @@ pub mod build;
 pub mod git;
 pub mod log;
 pub mod process;
+pub mod provenance;
 pub mod reports;
 pub mod run;
 pub mod script;

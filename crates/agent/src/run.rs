@@ -18,6 +18,7 @@ use agent_contract::{Plan, Verdict, names};
 use anyhow::{Context, Result};
 use ending::Ending;
 use gitlab_client::{Client, ClientConfig};
+use job::Secret;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -97,6 +98,7 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     let client = Client::new(&ClientConfig {
         url: plan.coordinator.url.clone(),
         ca_pem: plan.coordinator.ca_pem.clone(),
+        identity: plan.coordinator.identity.as_ref().map(|own| (own.certificate_pem.clone(), Secret::new(own.key_pem.clone()))),
         user_agent: format!("gitlab-runner {} (gantry; linux/{})", settings.version, std::env::consts::ARCH),
     })?;
     let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });

@@ -84,7 +84,12 @@ impl Pod {
     fn start(&self) -> Running {
         let plan = Plan {
             job: self.job.clone(),
-            coordinator: Coordinator { url: self.gitlab.url(), ca_pem: self.gitlab.authority.clone(), ..Coordinator::default() },
+            coordinator: Coordinator {
+                url: self.gitlab.url(),
+                ca_pem: self.gitlab.authority.clone(),
+                identity: self.gitlab.identity.clone(),
+                ..Coordinator::default()
+            },
             workspace: Workspace {
                 builds_dir: self.path("builds").display().to_string(),
                 project_dir: self.path("builds/project").display().to_string(),

@@ -4,7 +4,7 @@
 
 use crate::arguments::RbacArguments;
 use anyhow::{Context, Result};
-use manager::permissions::NEEDED;
+use manager::permissions::{NEEDED, WISHED};
 use runner_config::Config;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -68,6 +68,7 @@ fn manifest(places: &Places<'_>, home: &str, account: &str) -> String {
     text.push_str(&format!("apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {account}\n  namespace: {home}\n"));
     let rules: String = NEEDED
         .iter()
+        .chain(&WISHED)
         .map(|rule| {
             let verbs = rule.verbs.join(", ");
             format!("  - apiGroups: [\"{}\"]\n    resources: [{}]\n    verbs: [{verbs}]\n", rule.group, rule.resource)
@@ -125,7 +126,8 @@ mod tests {
         let expected = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: \"manager\"\n  namespace: \"ci\"\nrules:\n  \
              - apiGroups: [\"\"]\n    resources: [pods]\n    verbs: [create, delete, get, list, patch, watch]\n  \
              - apiGroups: [\"\"]\n    resources: [secrets]\n    verbs: [create, delete, get, list, patch]\n  \
-             - apiGroups: [\"coordination.k8s.io\"]\n    resources: [leases]\n    verbs: [create, delete, list, patch]\n";
+             - apiGroups: [\"coordination.k8s.io\"]\n    resources: [leases]\n    verbs: [create, delete, list, patch]\n  \
+             - apiGroups: [\"\"]\n    resources: [events]\n    verbs: [list]\n";
         assert_eq!((documents.len(), documents[3]), (5, expected));
         assert!(documents[0].contains("kind: ServiceAccount\nmetadata:\n  name: \"manager\"\n  namespace: \"gantry-system\"\n"));
         assert!(documents[2].contains(

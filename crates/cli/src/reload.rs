@@ -74,8 +74,11 @@ impl Watched {
     }
 
     fn add_named_files(&mut self) {
-        let named = self.config.runners.iter().map(|runner| runner.tls_ca_file.as_str()).filter(|file| !file.is_empty());
-        self.files.extend(named.map(|file| (PathBuf::from(file), stamp(Path::new(file)))));
+        let files = |runner: &runner_config::Runner| {
+            [&runner.tls_ca_file, &runner.tls_cert_file, &runner.tls_key_file].map(String::clone)
+        };
+        let named = self.config.runners.iter().flat_map(files).filter(|file| !file.is_empty());
+        self.files.extend(named.map(|file| (PathBuf::from(&file), stamp(Path::new(&file)))));
     }
 
     fn has_changed(&self) -> bool {

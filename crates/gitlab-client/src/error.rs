@@ -11,6 +11,9 @@ pub enum ClientError {
     /// The trust anchors or the pool could not be set up.
     #[error("failed to set up the connection to GitLab")]
     SetUp(#[source] reqwest::Error),
+    /// The certificate that was to be shown to the server.
+    #[error("the client certificate for GitLab cannot be used")]
+    Identity(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// 403: the token is not (or no longer) valid.
     #[error("{call}: the token is not accepted")]
     Forbidden {

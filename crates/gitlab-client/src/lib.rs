@@ -31,6 +31,8 @@ pub struct ClientConfig {
     pub url: String,
     /// PEM certificates to trust besides the public ones.
     pub ca_pem: Option<String>,
+    /// Certificate and key (PEM) to show to a server that asks for one.
+    pub identity: Option<(String, Secret)>,
     /// `User-Agent`.
     pub user_agent: String,
 }

@@ -2,8 +2,10 @@
 
 use crate::{Call, Client, ClientConfig, ClientError, Hints};
 use gitlab_api::headers;
-use job::RemoteState;
+use job::{RemoteState, Secret};
 use reqwest::{RequestBuilder, Response};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::time::{Duration, SystemTime};
 
 /// Limit of an ordinary call.
@@ -19,11 +21,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_INTERVAL: u64 = 15 * 60;
 const LONGEST_MESSAGE: usize = 300;
 
-/// TLS with these trust anchors.
+/// TLS with these trust anchors, and nothing to show of our own.
 pub fn tls(roots: rustls::RootCertStore) -> rustls::ClientConfig {
+    trusting(roots).with_no_client_auth()
+}
+
+fn trusting(roots: rustls::RootCertStore) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
     // A second call finds the provider installed, which is what we want.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    rustls::ClientConfig::builder().with_root_certificates(roots)
+}
+
+/// TLS in which we show a certificate when the server asks for one.
+fn tls_with((certificates, key): &(String, Secret), roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, ClientError> {
+    let chain = CertificateDer::pem_slice_iter(certificates.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|source| ClientError::Identity(source.into()))?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(|source| ClientError::Identity(source.into()))?;
+    trusting(roots).with_client_auth_cert(chain, key).map_err(|source| ClientError::Identity(source.into()))
 }
 
 pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
@@ -33,8 +47,7 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
         for certificate in reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(ClientError::SetUp)? {
             builder = builder.add_root_certificate(certificate);
         }
-        use rustls::pki_types::pem::PemObject;
-        roots.add_parsable_certificates(rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
     }
     // A job token must not follow a redirect to another host.
     let same_host = reqwest::redirect::Policy::custom(|attempt| {
@@ -45,7 +58,11 @@ pub fn pool(config: &ClientConfig) -> Result<reqwest::Client, ClientError> {
             attempt.stop()
         }
     });
-    builder.redirect(same_host).tls_backend_preconfigured(tls(roots)).build().map_err(ClientError::SetUp)
+    let tls = match &config.identity {
+        Some(identity) => tls_with(identity, roots)?,
+        None => tls(roots),
+    };
+    builder.redirect(same_host).tls_backend_preconfigured(tls).build().map_err(ClientError::SetUp)
 }
 
 impl Client {

@@ -7,7 +7,7 @@ use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
-use gitlab_api::JobResponse;
+use gitlab_api::{Info, JobResponse};
 use job::{FailureReason, Flags, Job, JobId, Secret, Variable};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,6 +73,8 @@ pub struct Tracked {
     pub telling_at: Option<u64>,
     /// Whether lines of its trace get stamps.
     stamped: bool,
+    /// Its trace shows what the cluster says of its pod.
+    pub prints_events: bool,
     /// Nobody else in this process has it.
     pub hand: Option<Hand>,
     /// What stands on its plan.
@@ -101,6 +103,7 @@ impl Tracked {
             telling_at: None,
             // What is said of a job without a plan is said as the flag is when nobody sets it.
             stamped: true,
+            prints_events: false,
             hand: None,
             note: Mutex::new(Note { text: note::STORED.to_owned(), version: None }),
             masked: Vec::new(),
@@ -124,6 +127,7 @@ impl Tracked {
             knows: job.features.failure_reasons.clone(),
             timeout: job.timeout,
             stamped: plan.settings.timestamps,
+            prints_events: Flags::resolve(&plan.settings.feature_flags, &job.variables).is_on("FF_PRINT_POD_EVENTS"),
             masked: masked.into_iter().map(Secret::new).collect(),
             ..Self::bare(job.id, job.token.clone(), runner)
         }
@@ -169,6 +173,7 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correla
     tracing::info!(job.id = id, runner.name = runner.config.name, "job received");
     match payload.into_job() {
         Ok(job) => {
+            tell_images(&runner.config, &job);
             let namespace = match pod_spec::namespace(&job, &runner.config) {
                 Ok(namespace) => namespace,
                 Err(error) => {
@@ -190,6 +195,17 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correla
         }
         Err(error) => tracing::error!(job.id = id, runner.name = runner.config.name, %error, "a job that cannot even be refused"),
     }
+}
+
+/// For the log of the manager, where somebody counts images (`FF_LOG_IMAGES_CONFIGURED_FOR_JOB`).
+fn tell_images(config: &runner_config::Runner, job: &Job) {
+    if !Flags::resolve(&config.feature_flags, &job.variables).is_on("FF_LOG_IMAGES_CONFIGURED_FOR_JOB") {
+        return;
+    }
+    // As the job has them: what variables hold is no business of our log.
+    let image = job.image.as_ref().map_or(config.kubernetes.image.as_str(), |image| image.name.as_str());
+    let services: Vec<_> = job.services.iter().map(|service| service.image.name.as_str()).collect();
+    tracing::info!(job.id = job.id, runner.name = config.name, image, ?services, "images of the job");
 }
 
 fn refuse(manager: &Arc<Manager>, job: Tracked, (reason, sentence): (FailureReason, String), slot: Slot) {
@@ -219,7 +235,8 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
         coordinator: Coordinator {
             url: config.url.clone(),
             clone_url: (!config.clone_url.is_empty()).then(|| config.clone_url.clone()),
-            ca_pem: runner.ca_pem.clone(),
+            ca_pem: runner.tls.ca_pem.clone(),
+            identity: runner.tls.identity.clone(),
         },
         workspace: Workspace { builds_dir, project_dir },
         settings: Settings {
@@ -248,6 +265,8 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
             timestamps: flags.is_on("FF_TIMESTAMPS"),
             mask_all_tokens: flags.is_on("FF_MASK_ALL_DEFAULT_TOKENS"),
             only_plain_values: config.kubernetes.gantry.mask_encodings == Some(false),
+            debug_trace_disabled: config.debug_trace_disabled,
+            notes: pod_spec::notes(&job, config, runner.cluster.features()),
             warnings: pod_spec::warnings(&job, config),
             ..Settings::default()
         },
@@ -256,10 +275,14 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
 }
 
 /// What a job cannot change.
-fn about_the_runner(manager: &Manager) -> [Variable; 2] {
-    let architecture = format!("{}/{}", std::env::consts::OS, manager.info().architecture);
-    [("CI_RUNNER_VERSION", manager.version.clone()), ("CI_RUNNER_EXECUTABLE_ARCH", architecture)]
-        .map(|(key, value)| Variable { raw: true, ..Variable::public(key, value) })
+fn about_the_runner(manager: &Manager) -> [Variable; 3] {
+    let Info { revision, platform, architecture, .. } = manager.info();
+    [
+        ("CI_RUNNER_VERSION", manager.version.clone()),
+        ("CI_RUNNER_REVISION", revision),
+        ("CI_RUNNER_EXECUTABLE_ARCH", format!("{platform}/{architecture}")),
+    ]
+    .map(|(key, value)| Variable { raw: true, ..Variable::public(key, value) })
 }
 
 fn runner_variables(runner: &RunnerSide, numbers: &[Number; 2]) -> Vec<Variable> {
@@ -269,9 +292,14 @@ fn runner_variables(runner: &RunnerSide, numbers: &[Number; 2]) -> Vec<Variable>
         raw("CI_CONCURRENT_ID", &numbers[0].value().to_string()),
         raw("CI_CONCURRENT_PROJECT_ID", &numbers[1].value().to_string()),
     ];
-    let authority = runner.ca_pem.as_deref();
-    let authority = authority.map(|pem| Variable::internal("CI_SERVER_TLS_CA_FILE", pem));
-    list.extend(authority.map(|variable| Variable { file: true, raw: true, ..variable }));
+    let own = runner.tls.identity.as_ref();
+    let files = [
+        ("CI_SERVER_TLS_CA_FILE", runner.tls.ca_pem.as_deref()),
+        ("CI_SERVER_TLS_CERT_FILE", own.map(|own| own.certificate_pem.as_str())),
+        ("CI_SERVER_TLS_KEY_FILE", own.map(|own| own.key_pem.as_str())),
+    ];
+    let file = |(key, pem): (&str, Option<&str>)| Some(Variable { file: true, raw: true, ..Variable::internal(key, pem?) });
+    list.extend(files.into_iter().filter_map(file));
     let configured = runner.config.environment.iter().filter_map(|pair| pair.split_once('='));
     // Not public, as in GitLab Runner: they reach scripts, not the pod's spec.
     list.extend(configured.map(|(key, value)| Variable { public: false, ..Variable::public(key, value) }));

@@ -1,23 +1,43 @@
-//! `tls-ca-file`: the certificates that a runner trusts besides the public ones, for itself and for its jobs.
+//! `tls-ca-file`, `tls-cert-file`, `tls-key-file`: the certificates that a runner trusts besides the public ones and
+//! the one that it shows, for itself and for its jobs.
 
 use crate::Error;
+use agent_contract::Identity;
 use std::io;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// Reads the file of an entry that names one.
-pub fn of(runner: &runner_config::Runner) -> Result<Option<String>, Error> {
-    let file = &runner.tls_ca_file;
-    if file.is_empty() {
-        return Ok(None);
+/// What a runner brings to a TLS connection to its GitLab.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates (PEM) to trust besides the public ones.
+    pub ca_pem: Option<String>,
+    /// What it shows to a GitLab that asks for it.
+    pub identity: Option<Identity>,
+}
+
+impl Tls {
+    /// Reads the files that an entry names.
+    pub fn of(runner: &runner_config::Runner) -> Result<Self, Error> {
+        let read = |key: &'static str, file: &String| {
+            let failed = |source| Error::Certificates { runner: runner.name.clone(), key, file: file.clone(), source };
+            std::fs::read_to_string(file).map_err(failed)
+        };
+        let chain = |key: &'static str, file: &String| {
+            let pem = certificates(&read(key, file)?);
+            let none = || io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it");
+            let failed = || Error::Certificates { runner: runner.name.clone(), key, file: file.clone(), source: none() };
+            if pem.is_empty() { Err(failed()) } else { Ok(pem) }
+        };
+        let (ca, certificate, key) = (&runner.tls_ca_file, &runner.tls_cert_file, &runner.tls_key_file);
+        let ca_pem = (!ca.is_empty()).then(|| chain("tls-ca-file", ca)).transpose()?;
+        let identity = || -> Result<_, Error> {
+            Ok(Identity { certificate_pem: chain("tls-cert-file", certificate)?, key_pem: read("tls-key-file", key)? })
+        };
+        let identity = (!certificate.is_empty() && !key.is_empty()).then(identity).transpose()?;
+        Ok(Self { ca_pem, identity })
     }
-    let failed = |source| Error::Authority { runner: runner.name.clone(), file: file.clone(), source };
-    let pem = certificates(&std::fs::read_to_string(file).map_err(failed)?);
-    if pem.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "there is no PEM certificate in it")));
-    }
-    Ok(Some(pem))
 }
 
 /// The certificates of a PEM file and nothing else: jobs get them, and a key may stand beside them.

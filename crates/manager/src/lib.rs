@@ -42,6 +42,7 @@ mod calm;
 mod cluster;
 mod clusters;
 mod confirm;
+mod events;
 mod features;
 mod finish;
 mod follow;
@@ -59,6 +60,7 @@ mod room;
 mod steps;
 mod store;
 mod sweep;
+mod throttle;
 mod trace;
 mod waiting;
 mod watch;
@@ -137,11 +139,13 @@ pub enum Error {
         #[source]
         source: gitlab_client::ClientError,
     },
-    /// The `tls-ca-file` of a runner entry cannot be used.
-    #[error("runner \"{runner}\": failed to read tls-ca-file {file}")]
-    Authority {
+    /// A file with certificates or a key of a runner entry cannot be used.
+    #[error("runner \"{runner}\": failed to read {key} {file}")]
+    Certificates {
         /// Name of the entry.
         runner: String,
+        /// Which file.
+        key: &'static str,
         /// The file.
         file: String,
         /// Why.

@@ -24,6 +24,10 @@ pub const NEEDED: [Rule; 3] = [
     Rule { group: "coordination.k8s.io", resource: "leases", verbs: &["create", "delete", "list", "patch"] },
 ];
 
+/// What it does only for jobs that want to read it in their logs (`FF_PRINT_POD_EVENTS`); who does not allow it is told so
+/// there.
+pub const WISHED: [Rule; 1] = [Rule { group: "", resource: "events", verbs: &["list"] }];
+
 /// Questions in flight.
 const AT_ONCE: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

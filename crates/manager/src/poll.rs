@@ -7,9 +7,11 @@
 use crate::admit::{self, Slot};
 use crate::backoff::Backoff;
 use crate::cluster;
+use crate::throttle::Came;
 use crate::wiring::{Manager, RunnerSide};
 use gitlab_api::JobRequest;
-use gitlab_client::ClientError;
+use gitlab_client::{ClientError, Requested};
+use job::{Flags, Variables};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::ListParams;
@@ -42,6 +44,12 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
     loop {
         let runner = manager.newest(first);
         let name = runner.config.name.as_str();
+        let turn = if is_throttled(&runner) {
+            let Some(turn) = until_stop(manager, first, runner.lane.throttle.take()).await else { return };
+            Some(turn)
+        } else {
+            None
+        };
         let Some(slot) = until_stop(manager, first, Slot::take(manager, &runner)).await else { return };
         if until_stop(manager, first, cluster_answers(manager, &runner)).await.is_none() {
             return;
@@ -49,6 +57,8 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
         let (begun, gitlab) = (Instant::now(), runner.gitlab());
         let question = gitlab.request_job(&runner.token, &request);
         let Some(answer) = last_answer(manager, first, question).await else { return };
+        runner.lane.throttle.learn(came(&answer), runner.questions);
+        drop(turn);
         let pause = match answer {
             Ok(requested) => {
                 trouble.reset();
@@ -82,6 +92,19 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
         if until_stop(manager, first, tokio::time::sleep(pause)).await.is_none() {
             return;
         }
+    }
+}
+
+/// The flag is the runner's: which job comes is not known yet.
+fn is_throttled(runner: &RunnerSide) -> bool {
+    Flags::resolve(&runner.config.feature_flags, &Variables::default()).is_on("FF_USE_ADAPTIVE_REQUEST_CONCURRENCY")
+}
+
+fn came(answer: &Result<Requested, ClientError>) -> Came {
+    match answer {
+        Ok(Requested { job: Some(_), .. }) => Came::Job,
+        Err(ClientError::Status { status: 429 | 500.., .. }) => Came::Busy,
+        _ => Came::Nothing,
     }
 }
 

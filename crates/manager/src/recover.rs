@@ -2,6 +2,7 @@
 //! in nobody's hands later.
 
 use crate::admit::{Slot, Tracked};
+use crate::authority::Tls;
 use crate::backoff::Backoff;
 use crate::cluster::{self, CallError};
 use crate::clusters::Cluster;
@@ -271,7 +272,7 @@ fn runner_of(manager: &Manager, cluster: &Arc<Cluster>, namespace: &str, plan: &
     };
     config.kubernetes.namespace = namespace.to_owned();
     config.kubernetes.image = settings.image.clone();
-    let ca_pem = plan.coordinator.ca_pem.clone();
-    let client = wiring::gitlab(&manager.connect, &config, ca_pem.clone(), &manager.version)?;
-    Ok(Arc::new(RunnerSide::new(config, cluster.clone(), (client, ca_pem), 1)))
+    let tls = Tls { ca_pem: plan.coordinator.ca_pem.clone(), identity: plan.coordinator.identity.clone() };
+    let client = wiring::gitlab(&manager.connect, &config, &tls, &manager.version)?;
+    Ok(Arc::new(RunnerSide::new(config, cluster.clone(), (client, tls), 1)))
 }

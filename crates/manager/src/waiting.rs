@@ -8,6 +8,7 @@ use crate::admit::Tracked;
 use crate::cluster;
 use crate::confirm;
 use crate::diagnose;
+use crate::events::Events;
 use crate::trace::{Writer, Written};
 use crate::wiring::Manager;
 use gitlab_client::{ClientError, Hints, UpdateOutcome};
@@ -46,12 +47,18 @@ pub struct Waiting<'a> {
     behind: bool,
     asked: bool,
     lines: u32,
+    /// What the cluster says of the pod, for a job that wants it.
+    events: Option<Events>,
 }
 
 impl<'a> Waiting<'a> {
     /// From now on.
     pub fn new(job: &'a Tracked) -> Self {
-        Self { job, writer: Writer::new(job), next: Some(Instant::now() + SILENCE), behind: false, asked: false, lines: 0 }
+        let events = job.prints_events.then(Events::default);
+        // Who wants to read events wants those of a pod that is up soon, too.
+        let silence = if events.is_some() { Duration::ZERO } else { SILENCE };
+        let next = Some(Instant::now() + silence);
+        Self { job, writer: Writer::new(job), next, behind: false, asked: false, lines: 0, events }
     }
 
     /// With the first line now.
@@ -105,7 +112,11 @@ impl<'a> Waiting<'a> {
 
     /// `None` when nobody wants to hear it.
     async fn say(&mut self, pod: Option<&Pod>) -> Result<Option<Hints>, ClientError> {
-        let line = self.job.masked(&line(self.job, pod));
+        let mut line = line(self.job, pod);
+        if let Some(events) = &mut self.events {
+            line.push_str(&events.news(self.job).await);
+        }
+        let line = self.job.masked(&line);
         match self.writer.write_next(line.as_bytes()).await? {
             Written::Yes(hints) => {
                 self.lines += 1;

@@ -1,10 +1,12 @@
 //! What the parts of a manager share, made once from the options.
 
+use crate::authority::Tls;
 use crate::calm::Calm;
 use crate::clusters::{Cluster, Clusters};
 use crate::numbers::Numbers;
 use crate::room::Room;
-use crate::{Connect, Error, authority};
+use crate::throttle::Throttle;
+use crate::{Connect, Error};
 use agent_contract::names;
 use gitlab_api::{Features, Info};
 use gitlab_client::{Client, ClientConfig};
@@ -14,6 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Commit that this program was made of, when whoever made it said so; else what GitLab Runner says then.
+const REVISION: &str = match option_env!("GANTRY_REVISION") {
+    Some(revision) => revision,
+    None => "HEAD",
+};
 
 /// Everything a job's task needs besides the job.
 pub struct Manager {
@@ -78,8 +86,8 @@ pub struct RunnerSide {
     pub config: runner_config::Runner,
     /// Its token.
     pub token: Secret,
-    /// Certificates (PEM) to trust at its GitLab besides the public ones.
-    pub ca_pem: Option<String>,
+    /// What it brings to a TLS connection to its GitLab.
+    pub tls: Tls,
     /// Most requests for a job at once (`request_concurrency`).
     pub questions: usize,
     /// The cluster of its pods.
@@ -111,6 +119,8 @@ pub struct Lane {
     pub room: Arc<Room>,
     /// Numbers of its jobs.
     pub numbers: Numbers,
+    /// Room for requests.
+    pub throttle: Throttle,
     /// Its GitLab; jobs that run go on with the newest certificates.
     gitlab: Mutex<Client>,
 }
@@ -201,7 +211,7 @@ impl Manager {
         Info {
             name: "gitlab-runner".to_owned(),
             version: self.version.clone(),
-            revision: String::new(),
+            revision: REVISION.to_owned(),
             platform: std::env::consts::OS.to_owned(),
             architecture: architecture.to_owned(),
             executor: "kubernetes".to_owned(),
@@ -342,21 +352,21 @@ fn matches(entries: &[runner_config::Runner], mut before: Vec<Arc<RunnerSide>>) 
 }
 
 impl RunnerSide {
-    /// An entry with its connections; certificates stand beside the GitLab that they are for.
-    pub fn new(
-        config: runner_config::Runner,
-        cluster: Arc<Cluster>,
-        (gitlab, ca_pem): (Client, Option<String>),
-        concurrent: usize,
-    ) -> Self {
+    /// An entry with its connections; what TLS needs stands beside the GitLab that it is for.
+    pub fn new(config: runner_config::Runner, cluster: Arc<Cluster>, (gitlab, tls): (Client, Tls), concurrent: usize) -> Self {
         let limit = limit(&config, concurrent);
         Self {
             cluster,
             token: Secret::new(config.token.clone()),
-            ca_pem,
+            tls,
             // A request holds room for its job: more of them than there is room would only wait for each other.
             questions: (config.request_concurrency as usize).min(limit).min(concurrent).max(1),
-            lane: Arc::new(Lane { room: Room::new(limit), numbers: Numbers::default(), gitlab: Mutex::new(gitlab) }),
+            lane: Arc::new(Lane {
+                room: Room::new(limit),
+                numbers: Numbers::default(),
+                throttle: Throttle::default(),
+                gitlab: Mutex::new(gitlab),
+            }),
             asking: Arc::default(),
             config,
         }
@@ -369,12 +379,12 @@ impl RunnerSide {
         (old, concurrent): (Option<Arc<Self>>, usize),
         manager: &Manager,
     ) -> Result<Arc<Self>, Error> {
-        let ca_pem = authority::of(&config)?;
-        let client = gitlab(&manager.connect, &config, ca_pem.clone(), &manager.version)?;
-        let new = Self::new(config, cluster, (client, ca_pem), concurrent);
+        let tls = Tls::of(&config)?;
+        let client = gitlab(&manager.connect, &config, &tls, &manager.version)?;
+        let new = Self::new(config, cluster, (client, tls), concurrent);
         let Some(old) = old else { return Ok(Arc::new(new)) };
         let asks_alike = old.token == new.token
-            && old.ca_pem == new.ca_pem
+            && old.tls == new.tls
             && old.questions == new.questions
             && Arc::ptr_eq(&old.cluster, &new.cluster);
         if asks_alike && old.config == new.config {
@@ -391,17 +401,18 @@ impl RunnerSide {
 
     /// From now on its connections trust the certificates of this version of it, also for jobs that run.
     pub fn connect_anew(&self, manager: &Manager) -> Result<(), Error> {
-        let client = gitlab(&manager.connect, &self.config, self.ca_pem.clone(), &manager.version)?;
+        let client = gitlab(&manager.connect, &self.config, &self.tls, &manager.version)?;
         *self.lane.gitlab.lock().unwrap_or_else(PoisonError::into_inner) = client;
         Ok(())
     }
 }
 
 /// The GitLab of an entry.
-pub fn gitlab(connect: &Connect, config: &runner_config::Runner, ca_pem: Option<String>, version: &str) -> Result<Client, Error> {
+pub fn gitlab(connect: &Connect, config: &runner_config::Runner, tls: &Tls, version: &str) -> Result<Client, Error> {
     let client = ClientConfig {
         url: config.url.clone(),
-        ca_pem,
+        ca_pem: tls.ca_pem.clone(),
+        identity: tls.identity.as_ref().map(|own| (own.certificate_pem.clone(), Secret::new(own.key_pem.clone()))),
         user_agent: format!("gitlab-runner {version} (gantry; {}/{})", std::env::consts::OS, std::env::consts::ARCH),
     };
     (connect.0)(&client).map_err(|source| Error::Gitlab { runner: config.name.clone(), source })

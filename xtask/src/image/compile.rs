@@ -11,6 +11,7 @@ pub fn gantry(platform: Platform) -> Result<PathBuf> {
     let target = platform.target();
     let mut command = cargo();
     command.args(["build", "--locked", "--package", "cli", "--bin", "gantry", "--release", "--target", target]);
+    command.envs(revision().map(|revision| ("GANTRY_REVISION", revision)));
     place_independent(&mut command);
     cross(&mut command, platform)?;
     run(&mut command)?;
@@ -20,6 +21,12 @@ pub fn gantry(platform: Platform) -> Result<PathBuf> {
     let strip = if platform == Platform::here()? { "strip".to_owned() } else { platform.compiler().replace("-gcc", "-strip") };
     run(Command::new(strip).arg("-o").arg(&stripped).arg(directory.join("gantry")))?;
     Ok(stripped)
+}
+
+/// The commit that is checked out, as jobs and GitLab are told it; `None` where there is no repository.
+fn revision() -> Option<String> {
+    let output = Command::new("git").args(["rev-parse", "--short=8", "HEAD"]).current_dir(root()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Builds the agent for a platform.

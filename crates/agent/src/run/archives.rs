@@ -3,11 +3,12 @@
 use super::stages::{Stages, helper_failed};
 use super::transfers;
 use super::{Ending, durations};
+use crate::provenance::{self, Facts};
 use crate::{artifacts, reports};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
 use job::{Artifact, ArtifactFormat, Dependency, FailureReason};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A log is no speedometer.
 const SHORTEST_METER: Duration = Duration::from_millis(100);
@@ -91,6 +92,21 @@ impl Stages<'_> {
         result
     }
 
+    /// What a statement about the artifact says, where the job wants one.
+    async fn provenance(&self, artifact: &Artifact) -> Option<Facts> {
+        if artifact.format != ArtifactFormat::Zip || !self.setting.switch("RUNNER_GENERATE_ARTIFACTS_METADATA", false) {
+            return None;
+        }
+        let schema = self.setting.expanded.get("SLSA_PROVENANCE_SCHEMA_VERSION").filter(|schema| !schema.is_empty());
+        if let Some(other) = schema.filter(|schema| *schema != provenance::SCHEMA) {
+            let line = format!("\x1b[0;33mWARNING: there is no provenance schema {other:?}, {} is used", provenance::SCHEMA);
+            self.trace.work_line(&line).await;
+        }
+        let name = self.setting.expanded.expand(&artifact.name);
+        let name = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        Some(Facts::of(self.plan, name, (&provenance::at(self.began), &provenance::at(SystemTime::now()))))
+    }
+
     async fn upload(&self, artifact: &Artifact) -> Result<()> {
         self.trace.work_line("\x1b[32;1mUploading artifacts...").await;
         if artifact.untracked {
@@ -102,8 +118,13 @@ impl Stages<'_> {
         let level = artifacts::Level::parse(variables.get("ARTIFACT_COMPRESSION_LEVEL").unwrap_or_default());
         let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
         let (directory, into, format) = (self.setting.directory.clone(), archive.to_path_buf(), artifact.format);
+        let provenance = self.provenance(artifact).await;
         let packed = tokio::task::spawn_blocking(move || {
-            let selection = artifacts::select(&directory, &expanded)?;
+            let mut selection = artifacts::select(&directory, &expanded)?;
+            if let Some(facts) = provenance.filter(|_| !selection.paths.is_empty()) {
+                let place = facts.write(&directory, &selection.paths)?;
+                selection.paths.insert(place);
+            }
             let paths = &selection.paths;
             match format {
                 _ if paths.is_empty() => Ok(()),

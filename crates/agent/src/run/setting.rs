@@ -70,7 +70,11 @@ impl Setting {
             ending = Some(refused(error));
         }
         warnings.extend(too_long(&variables));
-        let debug_trace = expanded.get("CI_DEBUG_TRACE").and_then(parse_switch).unwrap_or(false);
+        let asked = expanded.get("CI_DEBUG_TRACE").and_then(parse_switch).unwrap_or(false);
+        let debug_trace = asked && !plan.settings.debug_trace_disabled;
+        if asked && !debug_trace {
+            warnings.push("CI_DEBUG_TRACE: usage is disabled on this Runner".to_owned());
+        }
         let options = script::Options {
             sections: flags.is_on("FF_SCRIPT_SECTIONS") && plan.job.features.trace_sections,
             exit_code_check: flags.is_on("FF_ENABLE_BASH_EXIT_CODE_CHECK"),

@@ -70,6 +70,7 @@ pub struct Stages<'a> {
     impossible: Option<Ending>,
     remote: watch::Receiver<RemoteState>,
     deadline: Instant,
+    pub(super) began: SystemTime,
     prepared: bool,
     build_was_there: bool,
 }
@@ -87,6 +88,7 @@ impl<'a> Stages<'a> {
             setting,
             impossible,
             deadline: Instant::now() + plan.timeout().min(LONGEST),
+            began: SystemTime::now(),
             prepared: false,
             build_was_there: false,
         }
@@ -160,6 +162,9 @@ impl<'a> Stages<'a> {
             self.trace.line(&format!("\x1b[0;33mWARNING: {}", self.setting.warnings.join("\n"))).await;
         }
         self.section("prepare_executor", "Preparing the \"kubernetes\" executor").await;
+        for note in &settings.notes {
+            self.trace.line(&format!("\x1b[0K{note}")).await;
+        }
         self.trace.line(&format!("\x1b[0KUsing Kubernetes namespace: {}", settings.namespace)).await;
         self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
         for one in &self.plan.job.unsupported {

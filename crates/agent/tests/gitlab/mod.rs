@@ -58,6 +58,8 @@ pub struct Gitlab {
     address: SocketAddr,
     /// Whose certificates it has, in PEM; HTTP without TLS when there is none.
     pub authority: Option<String>,
+    /// What it wants to be shown, when it does.
+    pub identity: Option<agent_contract::Identity>,
     known: Shared,
 }
 
@@ -73,7 +75,7 @@ impl Gitlab {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, authority: None, known }
+        Self { address, authority: None, identity: None, known }
     }
 
     pub fn url(&self) -> String {

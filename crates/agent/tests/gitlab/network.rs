@@ -2,7 +2,9 @@
 
 use super::Gitlab;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,14 +41,29 @@ impl Authority {
         Self { issuer: Issuer::new(parameters, key), pem }
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    /// A certificate for a client, and its key.
+    pub fn identity(&self) -> agent_contract::Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["a-runner".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        agent_contract::Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// `strict` wants a certificate of the same authority to be shown.
+    fn acceptor(&self, strict: bool) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-        TlsAcceptor::from(Arc::new(config))
+        let builder = rustls::ServerConfig::builder();
+        let builder = if strict {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(self.pem.as_bytes()).flatten());
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
     }
 }
 
@@ -84,9 +101,17 @@ impl Network {
         network
     }
 
+    /// The same, and nobody is served who does not show a certificate of `authority`.
+    pub async fn before_with_strict_tls(gitlab: &mut Gitlab, authority: &Authority) -> Self {
+        let network = Self::before(gitlab).await;
+        gitlab.authority = Some(authority.pem.clone());
+        *network.acceptor.lock().unwrap() = Some(authority.acceptor(true));
+        network
+    }
+
     /// New connections get another certificate; those that are there break.
     pub fn replace_certificate(&self, authority: &Authority) {
-        *self.acceptor.lock().unwrap() = Some(authority.acceptor());
+        *self.acceptor.lock().unwrap() = Some(authority.acceptor(false));
         self.set(Wires::Cut);
         self.set(Wires::Whole);
     }

@@ -95,6 +95,17 @@ async fn a_certificate_of_the_same_authority_is_no_news_and_one_of_another_is_an
     assert_exact(&pod);
 }
 
+#[tokio::test]
+async fn a_gitlab_that_wants_a_certificate_is_shown_the_runners() {
+    let authority = Authority::new();
+    let mut pod = Pod::new(&["echo it runs"]).await;
+    let _network = Network::before_with_strict_tls(&mut pod.gitlab, &authority).await;
+    pod.gitlab.identity = Some(authority.identity());
+    let (run, ..) = pod.finish().await;
+    assert_eq!(run, 0, "{}", pod.gitlab.trace());
+    assert!(pod.gitlab.trace().contains("\nit runs\n"), "{}", pod.gitlab.trace());
+}
+
 fn artifact() -> Artifact {
     Artifact {
         name: String::new(),

@@ -116,6 +116,65 @@ async fn flags_change_how_scripts_are_run_and_shown() {
 }
 
 #[tokio::test]
+async fn a_flag_that_means_nothing_here_is_taken_listed_and_exported() {
+    let meaningless = [
+        ("FF_TEST_FEATURE", true),
+        ("FF_NETWORK_PER_BUILD", true),
+        ("FF_USE_LEGACY_KUBERNETES_EXECUTION_STRATEGY", true),
+        ("FF_USE_FASTZIP", false),
+        ("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", true),
+        ("FF_USE_WINDOWS_LEGACY_PROCESS_STRATEGY", true),
+        ("FF_USE_LEGACY_BASH_EVAL", true),
+        ("FF_USE_POWERSHELL_PATH_RESOLVER", true),
+        ("FF_POSIXLY_CORRECT_ESCAPES", true),
+        ("FF_DISABLE_POWERSHELL_STDIN", true),
+        ("FF_USE_DUMB_INIT_WITH_KUBERNETES_EXECUTOR", true),
+        ("FF_USE_INIT_WITH_DOCKER_EXECUTOR", true),
+        ("FF_USE_DOCKER_AUTOSCALER_DIAL_STDIO", false),
+        ("FF_USE_WINDOWS_JOB_OBJECT", true),
+        ("FF_GIT_URLS_WITHOUT_TOKENS", true),
+        ("FF_WAIT_FOR_POD_TO_BE_REACHABLE", true),
+        ("FF_EXPORT_HIGH_CARDINALITY_METRICS", true),
+        ("FF_USE_FLEETING_ACQUIRE_HEARTBEATS", true),
+        ("FF_USE_JOB_ROUTER", true),
+        ("FF_SCRIPT_TO_STEP_MIGRATION", true),
+        ("FF_USE_PARALLEL_ARTIFACT_TRANSFER", true),
+        ("FF_CONCRETE", true),
+        ("FF_SUSPENDABLE_ENVIRONMENTS", true),
+        ("FF_USE_NATIVE_CONTAINER_STOP", true),
+    ];
+    let echo = meaningless.map(|(name, _)| format!("{name}=${name}")).join(" ");
+    let mut pod = Pod::new(&[&format!("echo \"resolved {echo}\"")]).await;
+    pod.settings.feature_flags = meaningless.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let trace = succeed(&pod).await;
+    let listed = meaningless.map(|(name, value)| format!("{name}:{value}")).join(", ");
+    assert!(trace.contains(&format!("  feature flags: {listed}")), "{trace}");
+    let exported = meaningless.map(|(name, value)| format!("{name}={value}")).join(" ");
+    assert!(trace.contains(&format!("\nresolved {exported}\n")), "{trace}");
+}
+
+#[tokio::test]
+async fn a_debug_trace_is_shown_unless_the_runner_forbids_it() {
+    let mut pod = Pod::new(&["WORD=traced; echo said"]).await;
+    pod.job.variables.push(Variable::public("CI_DEBUG_TRACE", "true"));
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("+ WORD=traced\n") && trace.contains("\nsaid\n"), "{trace}");
+    pod.gitlab = crate::gitlab::Gitlab::start().await;
+    pod.settings.debug_trace_disabled = true;
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("WARNING: CI_DEBUG_TRACE: usage is disabled on this Runner"), "{trace}");
+    assert!(!trace.contains("+ WORD=traced\n") && trace.contains("\nsaid\n"), "{trace}");
+}
+
+#[tokio::test]
+async fn what_was_changed_of_the_pod_stands_in_the_log() {
+    let mut pod = Pod::new(&["true"]).await;
+    pod.settings.notes = vec!["\"CPULimit\" overwritten with \"2\"".to_owned()];
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("\u{1b}[0K\"CPULimit\" overwritten with \"2\"\u{1b}[0;m\n"), "{trace}");
+}
+
+#[tokio::test]
 async fn the_configuration_chooses_the_shell() {
     let mut pod = Pod::new(&["echo \"bash <${BASH_VERSION}>\""]).await;
     assert!(!succeed(&pod).await.contains("\nbash <>\n"));
@@ -231,4 +290,45 @@ async fn a_long_transfer_says_how_far_it_is() {
     pod.gitlab.hold_uploads(std::time::Duration::from_millis(700));
     let trace = succeed(&pod).await;
     assert!(trace.contains("Uploading artifacts: 3.0") && trace.contains(" MB/s"), "{trace}");
+}
+
+#[tokio::test]
+async fn an_artifact_can_say_where_it_comes_from() {
+    let mut pod = Pod::new(&["mkdir out", "echo content > out/file", "ln -s /etc/passwd good-metadata.json"]).await;
+    for (name, value) in [
+        ("RUNNER_GENERATE_ARTIFACTS_METADATA", "true"),
+        ("SLSA_PROVENANCE_SCHEMA_VERSION", "v0.2"),
+        ("CI_RUNNER_ID", "12"),
+        ("CI_RUNNER_EXECUTABLE_ARCH", "linux/amd64"),
+    ] {
+        pod.job.variables.push(Variable::public(name, value));
+    }
+    let artifact_type = "archive".to_owned();
+    pod.job.artifacts =
+        vec![Artifact { name: "good".into(), paths: vec!["out".into()], format: ArtifactFormat::Zip, artifact_type, ..report() }];
+    let trace = succeed(&pod).await;
+    assert!(trace.contains("WARNING: there is no provenance schema \"v0.2\", v1 is used"), "{trace}");
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(pod.gitlab.uploads().remove(0).archive)).unwrap();
+    let mut text = String::new();
+    archive.by_name("good-metadata.json").unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("\n \"predicate\""), "{text}");
+    let statement: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let at = |pointer: &str| statement.pointer(pointer).cloned().unwrap_or_default();
+    let sha256 = "434728a410a78f56fc1b5899c3593436e61ab0c731e9072d95e96db290205e53";
+    assert_eq!(at("/subject"), serde_json::json!([{"name": "out/file", "digest": {"sha256": sha256}}]));
+    let source = format!("file://{}", pod.path("origin").display());
+    for (pointer, value) in [
+        ("/_type", "https://in-toto.io/Statement/v0.1"),
+        ("/predicateType", "https://slsa.dev/provenance/v1"),
+        ("/predicate/buildDefinition/externalParameters/CI_RUNNER_ID", ""),
+        ("/predicate/buildDefinition/externalParameters/entryPoint", "test"),
+        ("/predicate/buildDefinition/externalParameters/source", &source),
+        ("/predicate/buildDefinition/internalParameters/architecture", "amd64"),
+        ("/predicate/buildDefinition/resolvedDependencies/0/digest/sha256", &pod.job.git.sha),
+        ("/predicate/runDetails/builder/id", &format!("{source}/-/runners/12")),
+        ("/predicate/runDetails/metadata/invocationId", "7"),
+    ] {
+        assert_eq!(at(pointer), value, "{pointer}");
+    }
+    assert!(at("/predicate/runDetails/metadata/startedOn").as_str().unwrap().starts_with("20"));
 }

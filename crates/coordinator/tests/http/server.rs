@@ -112,7 +112,7 @@ pub async fn serve(coordinator: &Coordinator) -> (String, tokio::task::JoinHandl
 }
 
 pub fn client(url: &str) -> Client {
-    Client::new(&ClientConfig { url: url.to_owned(), ca_pem: None, user_agent: "test".into() }).unwrap()
+    Client::new(&ClientConfig { url: url.to_owned(), user_agent: "test".into(), ..ClientConfig::default() }).unwrap()
 }
 
 pub fn job_request(last_update: &str) -> JobRequest {

@@ -50,6 +50,36 @@ async fn the_certificates_of_tls_ca_file_go_to_the_job_and_a_key_beside_them_doe
 }
 
 #[tokio::test]
+async fn the_runners_own_certificate_and_what_it_is_go_to_the_job() {
+    let bench = Bench::start().await;
+    let own = rcgen::generate_simple_self_signed(vec!["a-runner".to_owned()]).unwrap();
+    let (certificate, key) = (own.cert.pem().replace("\r\n", "\n"), own.signing_key.serialize_pem());
+    let (certificate_file, key_file) = (file("own.pem", &certificate), file("own.key", &key));
+    let keys = format!("tls-cert-file = {certificate_file:?}\ntls-key-file = {key_file:?}");
+    let manager = bench.manager_of(2, &keys, "");
+    bench.gitlab.offer(payload(7));
+    let name = bench.wait_for_pod(7).await;
+    let plan = plan(&bench, &name);
+    let identity = plan.coordinator.identity.as_ref().unwrap();
+    assert_eq!((&identity.certificate_pem, &identity.key_pem), (&certificate, &key));
+    for (variable, content) in [("CI_SERVER_TLS_CERT_FILE", &certificate), ("CI_SERVER_TLS_KEY_FILE", &key)] {
+        let variable = plan.job.variables.find(variable).unwrap();
+        assert_eq!((&variable.value, variable.file, variable.public), (content, true, false));
+    }
+    for (variable, value) in [
+        ("CI_RUNNER_REVISION", "HEAD"),
+        ("CI_RUNNER_VERSION", "1.2.3"),
+        ("CI_RUNNER_EXECUTABLE_ARCH", "linux/amd64"),
+        ("CI_RUNNER_SHORT_TOKEN", "secretru"),
+    ] {
+        assert_eq!(plan.job.variables.get(variable), Some(value), "{variable}");
+    }
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
+    manager.stop().await;
+}
+
+#[tokio::test]
 async fn a_tls_ca_file_without_certificates_is_an_error_at_the_start() {
     let nowhere = PathBuf::from("/nowhere/authority.pem");
     for (path, why) in [(nowhere, "No such file"), (file("key.pem", KEY), "there is no PEM certificate in it")] {
@@ -64,7 +94,8 @@ async fn a_tls_ca_file_without_certificates_is_an_error_at_the_start() {
 async fn as_many_requests_are_open_as_request_concurrency_and_the_room_for_jobs_allow() {
     for (keys, open) in [("", 1), ("request_concurrency = 3", 3), ("request_concurrency = 1000000\nlimit = 2", 2)] {
         let bench = Bench::start().await;
-        let manager = bench.manager_of(4, keys, "");
+        let manager =
+            bench.manager_of(4, &format!("{keys}\nfeature_flags = {{FF_USE_ADAPTIVE_REQUEST_CONCURRENCY = false}}"), "");
         until("the requests", || bench.gitlab.open_requests() == open).await;
         // Each job is followed by another request as long as there is room.
         bench.gitlab.offer(payload(7));
@@ -74,4 +105,16 @@ async fn as_many_requests_are_open_as_request_concurrency_and_the_room_for_jobs_
         assert_eq!(bench.gitlab.most_requests(), open);
         manager.stop().await;
     }
+}
+
+#[tokio::test]
+async fn requests_become_more_as_they_bring_jobs() {
+    let bench = Bench::start().await;
+    let manager = bench.manager_of(9, "request_concurrency = 3", "");
+    until("the first request", || bench.gitlab.open_requests() == 1).await;
+    bench.gitlab.offer(payload(7));
+    bench.wait_for_pod(7).await;
+    until("two requests after a job", || bench.gitlab.open_requests() == 2).await;
+    assert_eq!(bench.gitlab.most_requests(), 2);
+    manager.stop().await;
 }

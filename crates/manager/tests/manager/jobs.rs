@@ -3,6 +3,27 @@
 use crate::bench::{Bench, container, ended, payload, pod, reported, running, until};
 use kube_server::Kind;
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 fn pulling(helper: Value, reason: &str, message: &str) -> Value {
     json!({"phase": "Pending", "containerStatuses": [
@@ -303,7 +324,7 @@ async fn a_namespace_that_is_not_there_and_a_payload_that_makes_no_sense_are_tol
     assert!(bench.gitlab.job(7).text().contains("namespaces \"nowhere\" not found"), "{}", bench.gitlab.job(7).text());
     bench.gitlab.offer(asking(9, "kube-system"));
     until("the report", || bench.gitlab.job(9).finals() == 1).await;
-    assert!(bench.gitlab.job(9).text().contains("does not match namespace_overwrite_allowed"), "{}", bench.gitlab.job(9).text());
+    assert!(bench.gitlab.job(9).text().contains("does not match \"^now\""), "{}", bench.gitlab.job(9).text());
     let mut senseless = payload(8);
     senseless["steps"][0]["when"] = json!("sometimes");
     bench.gitlab.offer(senseless);
@@ -327,5 +348,46 @@ async fn a_masked_variable_stands_in_no_object_but_the_plan_and_not_in_the_trace
     bench.set_status(&name, pulling(creating(), "ErrImagePull", "who is hunter2hunter2?"));
     bench.wait_for_nothing_but_marked(&name).await;
     assert!(bench.gitlab.job(7).text().ends_with("who is [MASKED]?\x1b[0;m\n"), "{}", bench.gitlab.job(7).text());
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_wants_it_reads_the_events_of_its_pod_and_its_images_stand_in_our_log() {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer({
+            let lines = lines.clone();
+            move || lines.clone()
+        })
+        .with_ansi(false)
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut asking = payload(7);
+    asking["variables"] =
+        json!([{"key": "FF_PRINT_POD_EVENTS", "value": "true"}, {"key": "FF_LOG_IMAGES_CONFIGURED_FOR_JOB", "value": "1"}]);
+    asking["image"] = json!({"name": "ruby:$VERSION"});
+    asking["services"] = json!([{"name": "redis:7"}]);
+    bench.gitlab.offer(asking);
+    let name = bench.wait_for_pod(7).await;
+    let event = |of: &str, reason: &str| {
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": format!("{of}.{}", reason.to_lowercase()), "namespace": "default"},
+            "involvedObject": {"kind": "Pod", "name": of}, "type": "Normal", "reason": reason, "message": format!("{reason} it")})
+    };
+    for (of, reason) in [(name.as_str(), "Scheduled"), ("another-pod", "Pulled")] {
+        bench.store.create(Kind::Event, "default", event(of, reason)).unwrap();
+    }
+    until("the event in the log", || bench.gitlab.job(7).text().contains("Normal   Scheduled  Scheduled it\n")).await;
+    bench.store.create(Kind::Event, "default", event(&name, "Pulling")).unwrap();
+    until("the next event in the log", || bench.gitlab.job(7).text().contains("Normal   Pulling    Pulling it\n")).await;
+    let text = bench.gitlab.job(7).text();
+    assert_eq!((text.matches("Type     Reason     Message").count(), text.matches("Scheduled it").count()), (1, 1), "{text}");
+    assert!(!text.contains("Pulled it"), "{text}");
+    assert!(
+        lines.text().contains("images of the job job.id=7 runner.name=\"one\" image=\"ruby:$VERSION\" services=[\"redis:7\"]"),
+        "{}",
+        lines.text()
+    );
     manager.stop().await;
 }

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use manager::permissions::NEEDED;
+use manager::permissions::{NEEDED, WISHED};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -67,7 +67,7 @@ impl Access {
         let (verb, resource) = deed(&request);
         {
             let mut known = self.0.lock().unwrap();
-            let covered = NEEDED.iter().any(|rule| rule.resource == resource && rule.verbs.contains(&verb));
+            let covered = NEEDED.iter().chain(&WISHED).any(|rule| rule.resource == resource && rule.verbs.contains(&verb));
             if !covered {
                 known.refused.push(format!("{verb} {resource}"));
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
