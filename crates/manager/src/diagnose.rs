@@ -102,7 +102,7 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
     if let Some((cure, reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
         return cured(cure, reason, sentence);
     }
-    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+    if has_ended(pod) {
         let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(": ");
         let why = if words.is_empty() { "no reason is given".to_owned() } else { words };
         // A node that refuses a pod at its door gives its own reason: OutOfcpu, NodeAffinity, …
@@ -125,6 +125,12 @@ pub fn script_may_have_run(pod: &Pod) -> bool {
 pub fn agent_is_over(pod: &Pod) -> bool {
     let ended = of_container(pod, names::HELPER_CONTAINER).is_some_and(|helper| state(helper).terminated.is_some());
     ended || pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none())
+}
+
+/// Whether all containers of a pod have ended for good.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// Whether both containers that make a job have started.

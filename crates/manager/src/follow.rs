@@ -28,6 +28,8 @@ const LEAVING: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(300);
 /// Kubernetes' grace where a pod names none.
 const DEFAULT_GRACE: i64 = 30;
+/// A node tells within about two seconds that the last container of a pod has ended.
+const ENDING: Duration = Duration::from_secs(5);
 /// Beyond the job's timeout, the agent's reporting and Kubernetes' own deadline: nobody is there any more.
 const BACKSTOP: Duration = Duration::from_secs(1200);
 
@@ -70,6 +72,22 @@ pub async fn follow(manager: &Manager, job: &Tracked, following: &mut Following)
             }
         }
     }
+}
+
+/// Waits a little for the other containers: a pod that has ended is deleted by one request, while one that has not costs
+/// its node three more.
+pub async fn to_the_end_of_the_pod(following: &mut Following) {
+    let ended = async {
+        loop {
+            let seen = following.newest();
+            if seen.deleted || seen.missing || seen.pod.as_deref().is_none_or(diagnose::has_ended) {
+                return;
+            }
+            following.changed().await;
+        }
+    };
+    // One that does not end is deleted all the same.
+    let _ = tokio::time::timeout(ENDING, ended).await;
 }
 
 struct Follower<'a> {

@@ -161,7 +161,8 @@ async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Followin
     // There is room for the next job: this one runs no more, or is taken away now.
     drop(slot);
     if matches!(end, End::Reported | End::Unreported(_)) {
-        tokio::select! { biased; () = manager.calm.comes() => {}, () = manager.stop.cancelled() => {} }
+        let ready = async { tokio::join!(manager.calm.comes(), follow::to_the_end_of_the_pod(&mut following)) };
+        tokio::select! { biased; _ = ready => {}, () = manager.stop.cancelled() => {} }
     }
     Box::pin(finish::clean(manager, &job)).await;
 }

@@ -56,6 +56,33 @@ async fn a_job_that_its_agent_reports_is_cleaned_up_and_not_told_again() {
     manager.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_deleted_when_its_last_container_has_ended_or_does_not_end() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut names = Vec::new();
+    for id in [7, 8] {
+        bench.gitlab.offer(payload(id));
+        names.push(bench.wait_for_pod(id).await);
+    }
+    let is_there = |index: usize| bench.store.get(Kind::Pod, "default", &names[index]).is_ok();
+    for name in &names {
+        bench.set_status(name, running());
+        let mut ending = reported();
+        ending["phase"] = json!("Running");
+        bench.set_status(name, ending);
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert!(!bench.all(Kind::Pod).contains("deletionTimestamp"), "its build container still ends");
+    bench.set_status(&names[0], json!({"phase": "Succeeded"}));
+    until("the first pod to go", || !is_there(0)).await;
+    let begun = tokio::time::Instant::now();
+    bench.let_go(&names[1]).await;
+    assert!(!is_there(1) && begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
+    bench.wait_for_nothing().await;
+    manager.stop().await;
+}
+
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_is_told_behind_what_the_agent_wrote() {
     let bench = Bench::start().await;
