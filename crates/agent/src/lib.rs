@@ -7,7 +7,6 @@
 pub mod artifacts;
 pub mod build;
 pub mod git;
-pub mod log;
 pub mod process;
 pub mod provenance;
 pub mod reports;

@@ -12,13 +12,13 @@ mod setting;
 mod stages;
 mod transfers;
 
-use crate::log::{Log, secrets};
 use crate::trace::{Owner, Patience, Trace};
 use agent_contract::{Plan, Verdict, names};
 use anyhow::{Context, Result};
 use ending::Ending;
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
+use job_log::{Log, secrets};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -8,10 +8,10 @@ mod delivery;
 
 pub use delivery::{Final, Owner, Patience, Pauses};
 
-use crate::log::Log;
 use crate::spool::{self, Spool};
 use gitlab_api::log::Stream;
 use job::RemoteState;
+use job_log::Log;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};

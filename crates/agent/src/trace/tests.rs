@@ -1,8 +1,8 @@
 //! A GitLab in the tests' own time, away for half an hour in every way there is.
 
 use super::{Final, Owner, Patience, State, Trace};
-use crate::log::Log;
-use crate::log::patterns::Patterns;
+use job_log::Log;
+use job_log::patterns::Patterns;
 use crate::spool::{MEMORY, Spool};
 use gitlab_api::log::Stream;
 use gitlab_api::update_job::checksum_text;

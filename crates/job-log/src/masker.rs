@@ -133,7 +133,7 @@ impl Masker {
 #[cfg(test)]
 mod tests {
     use super::Masker;
-    use crate::log::patterns::{Patterns, TOKEN, TOKENS};
+    use crate::patterns::{Patterns, TOKEN, TOKENS};
     use proptest::prelude::*;
     use std::sync::Arc;
 

@@ -4,12 +4,12 @@
 //! forms, and the log has some of them. Nothing is asserted: the goal (500 MB/s a core, flat from 0 to 1,000 secrets)
 //! stands in the design.
 //!
-//! `cargo bench --package agent --bench masking`
+//! `cargo bench --package job-log --bench masking`
 
-use agent::log::Log;
-use agent::log::encodings;
-use agent::log::masker::Masker;
-use agent::log::patterns::{Patterns, TOKEN, TOKENS};
+use job_log::Log;
+use job_log::encodings;
+use job_log::masker::Masker;
+use job_log::patterns::{Patterns, TOKEN, TOKENS};
 use gitlab_api::log::Stream;
 use std::hint::black_box;
 use std::sync::Arc;

@@ -28,7 +28,7 @@ pub fn of_plan(plan: &Plan) -> Patterns {
 #[cfg(test)]
 mod tests {
     use super::of_plan;
-    use crate::log::Log;
+    use crate::Log;
     use agent_contract::{Plan, Settings};
     use gitlab_api::log::Stream;
     use serde_json::json;

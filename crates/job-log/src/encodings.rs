@@ -110,8 +110,8 @@ fn escaped(value: &str, more: fn(char) -> bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::of;
-    use crate::log::masker::Masker;
-    use crate::log::patterns::Patterns;
+    use crate::masker::Masker;
+    use crate::patterns::Patterns;
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     use std::sync::Arc;

@@ -2,7 +2,8 @@
 //!
 //! Each stream goes through the same stations: secrets are taken out, then what is left is made UTF-8, then lines get
 //! their stamps. This is GitLab Runner's order, and the checksum that it reports is of what comes out here. Streams do
-//! not share a state: half a secret on one must not be torn apart by a line on another.
+//! not share a state: half a secret on one must not be torn apart by a line on another. The agent has its scripts' output
+//! go through here, and the manager the logs of services that it puts into a trace. Pure: the caller has the clock.
 
 pub mod encodings;
 pub mod masker;
