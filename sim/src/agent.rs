@@ -174,7 +174,15 @@ impl Agent {
             Ending::Abandoned => ("failed", Some("job_canceled".to_owned()), None, "GitLab gave the job up".to_owned()),
         };
         let trace_bytes = self.base + self.said.len() as u64;
-        let verdict = Verdict { state: state.to_owned(), exit_code, failure_reason, message, reported, trace_bytes };
+        let verdict = Verdict {
+            state: state.to_owned(),
+            exit_code,
+            failure_reason,
+            message,
+            reported,
+            trace_bytes,
+            resources: std::collections::BTreeMap::new(),
+        };
         *self.message.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict.clone());
         verdict
     }

@@ -13,4 +13,4 @@ pub mod verdict;
 mod plan_job;
 
 pub use plan::{Coordinator, Identity, Plan, PlanError, Settings, Workspace};
-pub use verdict::Verdict;
+pub use verdict::{Usage, Verdict};

@@ -5,6 +5,7 @@
 //! | containers | `build`, `helper`, `svc-0`, `svc-1`, … (GitLab Runner's names: dashboards and policies rely on them) |
 //! | volumes | `gantry` (agent and socket), `gantry-plan` (plan Secret), `repo` (builds), `gantry-agent` (helper image), `gantry-tmp` |
 //! | directories | `/gantry` in helper and build; `/gantry-plan` in the helper alone; `/gantry-agent` in build, where volumes can be images |
+//! | keys of the plan Secret | `plan.count`, `plan.0`, …; `service.0.0`, … hold values of services' variables |
 //! | labels | `gantry.dev/…` and GitLab Runner's `job.runner.gitlab.com/…` |
 
 /// Container that runs `gantry-agent run`.
@@ -15,6 +16,11 @@ pub const BUILD_CONTAINER: &str = "build";
 /// Name of the container of service number `index` (from 0).
 pub fn service_container(index: usize) -> String {
     format!("svc-{index}")
+}
+
+/// Key, in the first plan Secret, of the value of variable number `variable` of service number `service` (both from 0).
+pub fn service_variable(service: usize, variable: usize) -> String {
+    format!("service.{service}.{variable}")
 }
 
 /// Volume shared by helper and build: the agent binary and the serve socket.

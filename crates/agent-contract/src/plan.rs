@@ -126,6 +126,24 @@ pub struct Settings {
     pub notes: Vec<String>,
     /// What the log says before the job begins.
     pub warnings: Vec<String>,
+    /// What each container asks for, for the resource report; empty where none is wanted.
+    pub resources: Vec<Resources>,
+}
+
+/// What a container asks for, as the configuration has it; empty means nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Name of the container.
+    pub container: String,
+    /// CPU it is to have.
+    pub cpu_request: String,
+    /// CPU it may not exceed.
+    pub cpu_limit: String,
+    /// Memory it is to have.
+    pub memory_request: String,
+    /// Memory it may not exceed.
+    pub memory_limit: String,
 }
 
 /// Why a plan cannot be read or written.
@@ -191,6 +209,13 @@ impl Plan {
         }
         let wire: WirePlan = serde_json::from_slice(&text)?;
         Ok(Self { job: wire.job.into_job()?, coordinator: wire.coordinator, workspace: wire.workspace, settings: wire.settings })
+    }
+
+    /// Whether the log is to show what the job's services print (`CI_DEBUG_SERVICES`).
+    pub fn shows_services(&self) -> bool {
+        let asked = self.job.variables.value("CI_DEBUG_SERVICES");
+        let allowed = !self.job.services.is_empty() && !self.settings.debug_trace_disabled;
+        allowed && asked.as_deref().and_then(job::variables::parse_switch).unwrap_or(false)
     }
 
     /// Time the job has, from the moment the agent starts.

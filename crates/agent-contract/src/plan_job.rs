@@ -81,6 +81,8 @@ struct WireService {
     aliases: Vec<String>,
     command: Vec<String>,
     variables: Vec<WireVariable>,
+    #[serde(default)]
+    has_ports: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -266,6 +268,7 @@ impl From<&job::Service> for WireService {
             aliases: service.aliases.clone(),
             command: service.command.clone(),
             variables: service.variables.iter().map(WireVariable::from).collect(),
+            has_ports: service.has_ports,
         }
     }
 }
@@ -277,6 +280,7 @@ impl WireService {
             aliases: self.aliases,
             command: self.command,
             variables: self.variables.into_iter().map(WireVariable::into_variable).collect(),
+            has_ports: self.has_ports,
         })
     }
 }
@@ -373,6 +377,7 @@ pub(crate) mod tests {
                 aliases: vec!["db".into()],
                 command: vec!["c".into()],
                 variables: Variables::new(vec![variable]),
+                has_ports: true,
             }],
             artifacts: vec![job::Artifact {
                 name: "a".into(),

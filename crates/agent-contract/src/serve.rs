@@ -5,7 +5,7 @@
 //! 100 MB is not encoded twice. The client sends [`Request::Start`] first and may then send [`Request::Signal`];
 //! the server answers with output frames and ends with exactly one [`Answer::Exited`] or [`Answer::Failed`].
 //! Back-pressure is the socket's: a side that does not read stops the other. When the client goes away the server
-//! kills the script. [`Request::Leave`] instead of a start ends the server itself.
+//! kills the script. [`Request::Leave`] instead of a start ends the server itself, [`Request::Measure`] asks for figures.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub enum Request {
         /// Grace before KILL, in milliseconds.
         kill_after_ms: Option<u64>,
     },
+    /// Asks what the container has used so far, instead of a start.
+    Measure,
     /// Ends the server with this exit code.
     Leave {
         /// The build container's exit code.
@@ -80,6 +82,8 @@ pub enum Answer {
         /// What went wrong.
         message: String,
     },
+    /// Answer to [`Request::Measure`].
+    Used(crate::Usage),
     /// Answer to [`Request::Leave`].
     Leaving,
 }
@@ -184,6 +188,8 @@ mod tests {
             Frame::Stdout(Bytes::from_static(b"\xff\0x")),
             Frame::Stderr(Bytes::new()),
             Frame::Answer(Answer::Exited { code: 137, oom_killed: true, terminated: false }),
+            Frame::Request(Request::Measure),
+            Frame::Answer(Answer::Used(crate::Usage { cpu_ms: Some(5), ..crate::Usage::default() })),
         ]
     }
 

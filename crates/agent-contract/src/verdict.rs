@@ -3,6 +3,7 @@
 //! One line of JSON, kept under [`MAX_BYTES`] because Kubernetes cuts a termination message at 4,096 bytes.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Longest verdict.
 pub const MAX_BYTES: usize = 4000;
@@ -23,9 +24,29 @@ pub struct Verdict {
     pub message: String,
     /// Whether GitLab accepted the final state.
     pub reported: bool,
-    /// Bytes of the trace.
+    /// Bytes of the trace; 0 where its last line is left to the manager.
     #[serde(default)]
     pub trace_bytes: u64,
+    /// What containers used, by name; empty where no report is wanted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resources: BTreeMap<String, Usage>,
+}
+
+/// What a container used, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Most memory at once, in bytes; what the kernel keeps of files counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<u64>,
+    /// Time of all processors, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// How long the CPU limit held it back, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled_ms: Option<u64>,
+    /// Bytes written to disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
 }
 
 impl Verdict {
@@ -63,7 +84,8 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_BYTES, Verdict};
+    use super::{MAX_BYTES, Usage, Verdict};
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_long_message_is_cut_and_the_rest_survives() {
@@ -74,11 +96,12 @@ mod tests {
             message: "é\"".repeat(5000),
             reported: true,
             trace_bytes: 9,
+            resources: BTreeMap::from([("build".to_owned(), Usage { memory_peak: Some(u64::MAX), ..Usage::default() })]),
         };
         let text = verdict.to_message();
         assert!(text.len() <= MAX_BYTES);
         let read = Verdict::parse(&text).unwrap();
-        assert_eq!((read.exit_code, read.reported), (Some(3), true));
+        assert_eq!((read.exit_code, read.reported, &read.resources), (Some(3), true, &verdict.resources));
         assert_eq!(Verdict::parse("killed"), None);
     }
 }

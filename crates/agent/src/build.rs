@@ -1,5 +1,6 @@
 //! The helper's side of the serve protocol: one connection per script.
 
+use agent_contract::Usage;
 use agent_contract::serve::{Answer, Frame, FrameError, Request, Start, VERSION};
 use bytes::{Bytes, BytesMut};
 use gitlab_api::log::Stream;
@@ -100,6 +101,21 @@ impl Build {
         self.send(Request::Leave { exit_code }).await
     }
 
+    /// What the build container has used so far.
+    ///
+    /// # Errors
+    /// When it is gone, or does not know the question.
+    pub async fn measure(&mut self) -> Result<Usage, BuildError> {
+        self.send(Request::Measure).await?;
+        loop {
+            match Frame::decode(&mut self.input)? {
+                Some(Frame::Answer(Answer::Used(usage))) => return Ok(usage),
+                Some(_) => {}
+                None => self.more().await?,
+            }
+        }
+    }
+
     /// The next thing that happens; safe to drop and call again.
     ///
     /// # Errors
@@ -113,12 +129,17 @@ impl Build {
                     return Ok(Event::Exited(Exited { code, oom_killed, terminated }));
                 }
                 Some(Frame::Answer(Answer::Failed { message })) => return Err(BuildError::Refused(message)),
-                Some(Frame::Answer(Answer::Started { .. } | Answer::Leaving) | Frame::Request(_)) => continue,
-                None => {}
+                Some(Frame::Answer(Answer::Started { .. } | Answer::Used(_) | Answer::Leaving) | Frame::Request(_)) => {}
+                None => self.more().await?,
             }
-            if self.stream.read_buf(&mut self.input).await.map_err(BuildError::Lost)? == 0 {
-                return Err(BuildError::Lost(std::io::ErrorKind::UnexpectedEof.into()));
-            }
+        }
+    }
+
+    /// Reads on; safe to drop and call again.
+    async fn more(&mut self) -> Result<(), BuildError> {
+        match self.stream.read_buf(&mut self.input).await.map_err(BuildError::Lost)? {
+            0 => Err(BuildError::Lost(std::io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod git;
 pub mod process;
 pub mod provenance;
 pub mod reports;
+pub mod resources;
 pub mod run;
 pub mod script;
 pub mod serve;

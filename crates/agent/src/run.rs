@@ -8,6 +8,8 @@ mod archives;
 mod durations;
 mod ending;
 mod ownership;
+mod report;
+mod services;
 mod setting;
 mod stages;
 mod transfers;
@@ -123,19 +125,29 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
         () = told_to_stop_before(&begun) => return Ok(None),
         ending = stages.run() => ending,
     };
-    last_line(&trace, &ending).await;
+    let resources = stages.measure().await;
+    if ending != Ending::Abandoned {
+        stages.report(&resources).await;
+    }
+    let left = services::leave_the_end_to_the_manager(plan, &ending);
+    if !left {
+        last_line(&trace, &ending).await;
+    }
     trace.flush();
     sender.abort();
     // The task must be gone before the rest is sent: a trace has one writer.
     let _ = sender.await;
     let abandoned = ending == Ending::Abandoned;
+    // A trace without its last line is never whole, however long it is.
+    let length = |trace: &Trace| if left { 0 } else { trace.length() };
     // Written before the report, which may take long: a pod that is killed meanwhile has told its manager the rest.
-    write_verdict(&places.verdict, &ending.verdict(abandoned, trace.length()));
+    let verdict = |reported| Verdict { resources: resources.clone(), ..ending.verdict(reported, length(&trace)) };
+    write_verdict(&places.verdict, &verdict(abandoned));
     let told = ending.to_final(&plan.job.features.failure_reasons);
     let patience = Patience { tries: settings.final_update_tries, deadline: stages.deadline() };
-    let reported = abandoned || trace.finish(&owner, &told, patience).await;
+    let reported = abandoned || (trace.finish(&owner, (!left).then_some(&told), patience).await && !left);
     stages.leave(&ending).await;
-    Ok(Some(ending.verdict(reported, trace.length())))
+    Ok(Some(verdict(reported)))
 }
 
 /// Comes back when the pod is deleted and nobody has heard of us: what becomes of the job is the manager's to say.

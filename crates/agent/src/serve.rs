@@ -109,6 +109,11 @@ fn connection(mut stream: UnixStream, children: &Arc<Children>) -> Result<Option
             let _ = send(&writer, &Frame::Answer(Answer::Leaving));
             Ok(Some(exit_code))
         }
+        Some(Request::Measure) => {
+            let writer = Arc::new(Mutex::new(stream));
+            send(&writer, &Frame::Answer(Answer::Used(crate::resources::measure())))?;
+            Ok(None)
+        }
         Some(Request::Signal { .. }) => bail!("the helper sent a signal before a script"),
         Some(Request::Start(start)) => {
             let writer = Arc::new(Mutex::new(stream.try_clone()?));
@@ -239,7 +244,7 @@ fn obey(mut stream: UnixStream, mut input: BytesMut, group: i32, children: &Chil
                     children.kill_later(group, Duration::from_millis(grace));
                 }
             }
-            Ok(Some(Request::Start(_) | Request::Leave { .. })) => {}
+            Ok(Some(Request::Start(_) | Request::Measure | Request::Leave { .. })) => {}
             Ok(None) | Err(_) => {
                 if children.is_running(group) {
                     signal_group(group, libc::SIGTERM);

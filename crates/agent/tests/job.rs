@@ -5,6 +5,8 @@ mod gitlab;
 mod outages;
 #[path = "job/scripts.rs"]
 mod scripts;
+#[path = "job/services.rs"]
+mod services;
 #[path = "job/sources.rs"]
 mod sources;
 #[path = "job/timing.rs"]

@@ -127,7 +127,8 @@ mod tests {
              - apiGroups: [\"\"]\n    resources: [pods]\n    verbs: [create, delete, get, list, patch, watch]\n  \
              - apiGroups: [\"\"]\n    resources: [secrets]\n    verbs: [create, delete, get, list, patch]\n  \
              - apiGroups: [\"coordination.k8s.io\"]\n    resources: [leases]\n    verbs: [create, delete, list, patch]\n  \
-             - apiGroups: [\"\"]\n    resources: [events]\n    verbs: [list]\n";
+             - apiGroups: [\"\"]\n    resources: [events]\n    verbs: [list]\n  \
+             - apiGroups: [\"\"]\n    resources: [pods/log]\n    verbs: [get]\n";
         assert_eq!((documents.len(), documents[3]), (5, expected));
         assert!(documents[0].contains("kind: ServiceAccount\nmetadata:\n  name: \"manager\"\n  namespace: \"gantry-system\"\n"));
         assert!(documents[2].contains(

@@ -398,7 +398,8 @@ impl Image {
         let aliases = self.alias.split([' ', ',', '\t', '\n']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let command = std::mem::take(&mut self.command);
         let variables = std::mem::take(&mut self.variables).into_iter().map(Variable::into_variable).collect();
-        Ok(job::Service { image: self.into_image()?, aliases, command, variables })
+        let has_ports = !self.ports.is_empty();
+        Ok(job::Service { image: self.into_image()?, aliases, command, variables, has_ports })
     }
 }
 

@@ -6,11 +6,11 @@
 //!
 //! `cargo bench --package job-log --bench masking`
 
+use gitlab_api::log::Stream;
 use job_log::Log;
 use job_log::encodings;
 use job_log::masker::Masker;
 use job_log::patterns::{Patterns, TOKEN, TOKENS};
-use gitlab_api::log::Stream;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;

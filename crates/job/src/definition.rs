@@ -209,6 +209,20 @@ pub struct Service {
     pub command: Vec<String>,
     /// Its own variables, on top of the job's public ones.
     pub variables: Variables,
+    /// It has ports for a proxy: its names are then not the pod's.
+    pub has_ports: bool,
+}
+
+impl Service {
+    /// What a log calls it, as GitLab Runner does: its image without a tag, then its aliases.
+    pub fn shown(&self, variables: &Variables) -> String {
+        let image = variables.expand(&self.image.name);
+        let path = image.split('@').next().unwrap_or(&image);
+        let name = path.rfind('/').map_or(0, |at| at + 1);
+        let path = path[name..].find(':').map_or(path, |at| &path[..name + at]);
+        let aliases = self.aliases.iter().map(|alias| variables.expand(alias));
+        std::iter::once(path.to_owned()).chain(aliases).collect::<Vec<_>>().join("-")
+    }
 }
 
 /// An archive to upload.

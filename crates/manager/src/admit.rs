@@ -72,9 +72,13 @@ pub struct Tracked {
     /// Where a manager before us began to write its last line.
     pub telling_at: Option<u64>,
     /// Whether lines of its trace get stamps.
-    stamped: bool,
+    pub stamped: bool,
     /// Its trace shows what the cluster says of its pod.
     pub prints_events: bool,
+    /// What logs call its services, in their order.
+    pub services: Vec<String>,
+    /// Whether its log is to show what they print.
+    pub shows_services: bool,
     /// Nobody else in this process has it.
     pub hand: Option<Hand>,
     /// What stands on its plan.
@@ -104,6 +108,8 @@ impl Tracked {
             // What is said of a job without a plan is said as the flag is when nobody sets it.
             stamped: true,
             prints_events: false,
+            services: Vec::new(),
+            shows_services: false,
             hand: None,
             note: Mutex::new(Note { text: note::STORED.to_owned(), version: None }),
             masked: Vec::new(),
@@ -128,6 +134,8 @@ impl Tracked {
             timeout: job.timeout,
             stamped: plan.settings.timestamps,
             prints_events: Flags::resolve(&plan.settings.feature_flags, &job.variables).is_on("FF_PRINT_POD_EVENTS"),
+            services: job.services.iter().map(|service| service.shown(&expanded)).collect(),
+            shows_services: plan.shows_services(),
             masked: masked.into_iter().map(Secret::new).collect(),
             ..Self::bare(job.id, job.token.clone(), runner)
         }
@@ -268,6 +276,10 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
             debug_trace_disabled: config.debug_trace_disabled,
             notes: pod_spec::notes(&job, config, runner.cluster.features()),
             warnings: pod_spec::warnings(&job, config),
+            resources: match config.kubernetes.gantry.resource_report {
+                Some(false) => Vec::new(),
+                _ => pod_spec::resources_asked(&job, config),
+            },
             ..Settings::default()
         },
         job,

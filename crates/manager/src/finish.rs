@@ -50,6 +50,8 @@ pub enum Told {
         reason: Option<&'static str>,
         /// Of the script.
         exit_code: Option<i32>,
+        /// Lines in front of the last one, with their stamps.
+        before: Vec<u8>,
         /// The last line of the trace.
         line: String,
         /// With this many bytes the trace has its last line already.
@@ -62,7 +64,7 @@ impl Told {
     pub fn failed(job: &Tracked, reason: FailureReason, sentence: &str) -> Self {
         let line = error_line(reason, &cut(&job.masked(sentence)));
         let reason = Some(reason.for_server(&job.knows).as_str());
-        Self::End { state: JobState::Failed, reason, exit_code: None, line, whole: None }
+        Self::End { state: JobState::Failed, reason, exit_code: None, before: Vec::new(), line, whole: None }
     }
 
     /// A cancel before the job began.
@@ -70,20 +72,21 @@ impl Told {
         let line = error_line(FailureReason::JobCanceled, "canceled");
         // What every server takes for this reason (row "confirm job").
         let reason = Some(FailureReason::JobCanceled.for_server(&[]).as_str());
-        Self::End { state: JobState::Failed, reason, exit_code: None, line, whole: None }
+        Self::End { state: JobState::Failed, reason, exit_code: None, before: Vec::new(), line, whole: None }
     }
 
-    /// What the agent could not tell.
-    pub fn of_agent(job: &Tracked, verdict: &Verdict) -> Self {
+    /// What the agent could not tell, or left to us; `before` goes in front of the last line.
+    pub fn of_agent(job: &Tracked, verdict: &Verdict, before: Vec<u8>) -> Self {
         let whole = (verdict.trace_bytes > 0).then_some(verdict.trace_bytes);
         if verdict.job_state() == Some(JobState::Success) {
             let line = "\x1b[32;1mJob succeeded\x1b[0;m\n".to_owned();
-            return Self::End { state: JobState::Success, reason: None, exit_code: None, line, whole };
+            return Self::End { state: JobState::Success, reason: None, exit_code: None, before, line, whole };
         }
         let reason = verdict.reason().unwrap_or(FailureReason::RunnerSystemFailure);
         let line = error_line(reason, &cut(&job.masked(&verdict.message)));
         let known = Some(reason.for_server(&job.knows).as_str());
-        Self::End { state: JobState::Failed, reason: known, exit_code: verdict.exit_code.filter(|code| *code != 0), line, whole }
+        let exit_code = verdict.exit_code.filter(|code| *code != 0);
+        Self::End { state: JobState::Failed, reason: known, exit_code, before, line, whole }
     }
 }
 
@@ -210,8 +213,8 @@ struct Report<'a> {
 impl Report<'_> {
     /// `None` when it is told, else how long to wait before the next try.
     async fn tell_once(&mut self, told: &Told) -> Result<Option<Duration>, Trouble> {
-        let Told::End { state, reason, exit_code, line, whole } = told else { return Ok(None) };
-        if !self.written && !self.write(line, *whole).await? {
+        let Told::End { state, reason, exit_code, before, line, whole } = told else { return Ok(None) };
+        if !self.written && !self.write((before, line), *whole).await? {
             return Ok(Some(AFTER_ANOTHER));
         }
         self.prove().await?;
@@ -243,7 +246,7 @@ impl Report<'_> {
     }
 
     /// Writes the last line where the note says; `false` when somebody has written since.
-    async fn write(&mut self, line: &str, whole: Option<u64>) -> Result<bool, Trouble> {
+    async fn write(&mut self, (before, line): (&[u8], &str), whole: Option<u64>) -> Result<bool, Trouble> {
         if self.noted {
             // The last try was not answered: it may have counted, which the next answer shows.
             self.prove().await?;
@@ -255,7 +258,9 @@ impl Report<'_> {
             self.noted = true;
         }
         if !self.written && self.behind < MOST_BEHIND {
-            let written = self.writer.write_next(line.as_bytes()).await?;
+            // In one patch: after a crash half of it would be taken for the whole.
+            let text = [before, &self.job.framed(line.as_bytes())].concat();
+            let written = self.writer.write_framed(&text).await?;
             self.written = written != Written::Behind;
             self.noted = self.written;
             self.behind += 1;

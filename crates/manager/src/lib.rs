@@ -29,7 +29,7 @@
 //! do not both go on: who is refused lets go of it without a word. `docs/recovery.md` has each step with its test.
 //!
 //! The manager writes to a job's trace only while no agent has started, or after the pod can do no more; it never
-//! touches a byte of a running job's log.
+//! touches a byte of a running job's log. An agent whose log is to say something of services leaves the last line to it.
 
 pub mod diagnose;
 pub mod permissions;
@@ -57,6 +57,7 @@ mod recover;
 mod reload;
 mod retry;
 mod room;
+mod services;
 mod steps;
 mod store;
 mod sweep;

@@ -24,9 +24,10 @@ pub const NEEDED: [Rule; 3] = [
     Rule { group: "coordination.k8s.io", resource: "leases", verbs: &["create", "delete", "list", "patch"] },
 ];
 
-/// What it does only for jobs that want to read it in their logs (`FF_PRINT_POD_EVENTS`); who does not allow it is told so
-/// there.
-pub const WISHED: [Rule; 1] = [Rule { group: "", resource: "events", verbs: &["list"] }];
+/// What it does only for jobs that want to read it in their logs (`FF_PRINT_POD_EVENTS`, `CI_DEBUG_SERVICES`); who does not
+/// allow it is told so there.
+pub const WISHED: [Rule; 2] =
+    [Rule { group: "", resource: "events", verbs: &["list"] }, Rule { group: "", resource: "pods/log", verbs: &["get"] }];
 
 /// Questions in flight.
 const AT_ONCE: usize = 16;

@@ -11,7 +11,8 @@ use crate::launch::{self, Unlaunched};
 use crate::note;
 use crate::places;
 use crate::retry::{self, Next};
-use crate::store::{self, StoreError};
+use crate::services;
+use crate::store::{self, Content, StoreError};
 use crate::watch::Following;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::Plan;
@@ -49,9 +50,10 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
     let pod = launch::pod_of(manager, &mut job, &plan.job);
     // From here on the plan is in the cluster and not in our memory.
     let labels = store::labels(manager, &job, plan.job.project.id);
+    let content = Content { parts, values: pod_spec::hidden_variables(&plan.job) };
     drop(plan);
     let stored = match places::note(manager, &job.runner.cluster, job.namespace()).await {
-        Ok(()) => store::store(&job, labels, parts).await,
+        Ok(()) => store::store(&job, labels, content).await,
         Err(error) => Err(StoreError::of(&error)),
     };
     match stored {
@@ -143,7 +145,14 @@ async fn to_the_end(manager: &Manager, mut job: Tracked, mut following: Followin
         let told = match &end {
             End::LeftAlone => return,
             End::Reported => Told::Already,
-            End::Unreported(verdict) => Told::of_agent(&job, verdict),
+            End::Unreported(verdict) => {
+                let pod = following.newest().pod;
+                tokio::select! {
+                    biased;
+                    () = manager.stop.cancelled() => return,
+                    news = Box::pin(services::news(manager, &job, pod.as_deref())) => Told::of_agent(&job, verdict, news),
+                }
+            }
             End::Failed(diagnosis) => {
                 let next = Box::pin(retry::again(manager, &mut job, following, diagnosis.clone())).await;
                 let Some(next) = conclude(manager, &job, next).await else { return };

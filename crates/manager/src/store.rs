@@ -45,13 +45,23 @@ pub fn labels(manager: &Manager, job: &Tracked, project: u64) -> BTreeMap<String
     .collect()
 }
 
-/// Stores the parts of a plan.
-pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, parts: Vec<Vec<u8>>) -> Result<(), StoreError> {
+/// What goes into the Secrets of a job.
+pub struct Content {
+    /// The plan.
+    pub parts: Vec<Vec<u8>>,
+    /// Values that the pod refers to, by key.
+    pub values: BTreeMap<String, String>,
+}
+
+/// Stores the plan of a job.
+pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, content: Content) -> Result<(), StoreError> {
+    let Content { parts, mut values } = content;
     let count = parts.len();
     for (index, part) in parts.into_iter().enumerate().rev() {
         let mut data = BTreeMap::from([(names::plan_key(index), ByteString(part))]);
         if index == 0 {
             data.insert(names::PLAN_COUNT_KEY.to_owned(), ByteString(count.to_string().into_bytes()));
+            data.extend(std::mem::take(&mut values).into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))));
         }
         let secret = Secret {
             metadata: ObjectMeta {

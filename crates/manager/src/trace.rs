@@ -58,7 +58,11 @@ impl<'a> Writer<'a> {
 
     /// Writes a line if the trace is as we left it.
     pub async fn write_next(&mut self, line: &[u8]) -> Result<Written, ClientError> {
-        let line = &self.job.framed(line)[..];
+        self.write_framed(&self.job.framed(line)).await
+    }
+
+    /// The same with lines that have their stamps.
+    pub async fn write_framed(&mut self, line: &[u8]) -> Result<Written, ClientError> {
         let end = self.position + line.len() as u64;
         let before = self.unanswered.replace(end);
         let (outcome, hints) = self.patch(self.position, Bytes::copy_from_slice(line)).await?;

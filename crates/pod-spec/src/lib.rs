@@ -2,7 +2,7 @@
 //!
 //! The same job always gives the same pod under the same name, so that a repeated create cannot make a second one.
 //! Only public variables stand in the pod; masked and file variables, and everything else that is secret, travel in
-//! the plan Secret, which the helper container alone can read.
+//! the plan Secret, which the helper container alone can read; a service gets from it what its own variables take of them.
 
 mod containers;
 mod features;
@@ -20,8 +20,10 @@ pub use features::{Features, OLDEST};
 pub use labels::label_value;
 pub use names::{attempt_of, pod_name};
 pub use namespace::namespace;
+pub use overwrites::resources_asked;
 pub use policies::pull_attempts;
 pub use security::warnings;
+pub use services::hidden_variables;
 
 use job::{Flags, Job, Variables};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};

@@ -5,6 +5,8 @@
 
 use crate::resources::{self, Amounts};
 use crate::{BuildError, namespace};
+use agent_contract::names;
+use agent_contract::plan::Resources;
 use job::{Job, Service, Variable, Variables};
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use regex::Regex;
@@ -72,6 +74,17 @@ impl Overwrites {
             lines: wishes.lines,
         })
     }
+}
+
+/// What each container of a job asks for, for the report at its end; build and helper first.
+pub fn resources_asked(job: &Job, runner: &Runner) -> Vec<Resources> {
+    // A job that makes no pod has nothing to report.
+    let Ok(overwrites) = Overwrites::of(job, runner, &job.variables.expanded()) else { return Vec::new() };
+    let services = overwrites.services.iter().enumerate().map(|(index, one)| (names::service_container(index), one));
+    let build = (names::BUILD_CONTAINER.to_owned(), &overwrites.build);
+    let helper = (names::HELPER_CONTAINER.to_owned(), &overwrites.helper);
+    let all = [build, helper].into_iter().chain(services);
+    all.map(|(container, asked)| resources::asked(container, asked.as_ref())).collect()
 }
 
 /// A service's own variables may use the job's.

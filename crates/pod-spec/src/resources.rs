@@ -1,6 +1,7 @@
 //! Requests and limits.
 
 use crate::BuildError;
+use agent_contract::plan::Resources;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use runner_config::{AMOUNTS, Kubernetes};
@@ -51,6 +52,21 @@ impl Amounts {
         let some = |map: BTreeMap<_, _>| (!map.is_empty()).then_some(map);
         let (requests, limits) = (some(requests), some(limits));
         (requests.is_some() || limits.is_some()).then_some(ResourceRequirements { requests, limits, claims: None })
+    }
+}
+
+/// The same for the report.
+pub fn asked(container: String, requirements: Option<&ResourceRequirements>) -> Resources {
+    let amount = |map: fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>, name: &str| {
+        let found = requirements.and_then(map).and_then(|map| map.get(name));
+        found.map(|quantity| quantity.0.clone()).unwrap_or_default()
+    };
+    Resources {
+        container,
+        cpu_request: amount(|one| one.requests.as_ref(), "cpu"),
+        cpu_limit: amount(|one| one.limits.as_ref(), "cpu"),
+        memory_request: amount(|one| one.requests.as_ref(), "memory"),
+        memory_limit: amount(|one| one.limits.as_ref(), "memory"),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Payload and configuration in, pod out.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use pod_spec::{BuildError, Features, Surroundings, attempt_of, build, namespace, notes, pod_name, pull_attempts, warnings};
+use pod_spec::{
+    BuildError, Features, Surroundings, attempt_of, build, hidden_variables, namespace, notes, pod_name, pull_attempts,
+    resources_asked, warnings,
+};
 use serde_json::{Value, json};
 
 const CONFIG: &str = r#"
@@ -107,6 +110,61 @@ fn services_are_reached_by_alias_and_by_both_spellings_of_their_image() {
         (&["/run".to_owned()][..], &["-v".to_owned()][..])
     );
     assert!(service.env.as_ref().unwrap().iter().any(|one| one.name == "DB" && one.value.as_deref() == Some("of-me")));
+}
+
+#[test]
+fn a_service_with_ports_has_no_name_and_any_alias() {
+    let services = json!({"services": [{"name": "web", "alias": "no_host", "ports": [{"number": 80}]}, {"name": "group/db"}]});
+    let pod = pod_of(services, CONFIG).unwrap();
+    let aliases = pod.spec.as_ref().unwrap().host_aliases.as_ref().unwrap();
+    assert_eq!(aliases[0].hostnames.as_ref().unwrap(), &["group-db"]);
+}
+
+#[test]
+fn what_a_service_takes_of_a_variable_that_is_not_public_comes_from_the_plan_secret() {
+    let payload = json!({"variables": [{"key": "SECRET", "value": "hunter22", "masked": true, "public": true},
+            {"key": "NAME", "value": "x-$$HOME", "public": true}, {"key": "SAME", "value": "of the job", "public": true}],
+        "services": [{"name": "db", "variables": [{"key": "PLAIN", "value": "$NAME"}, {"key": "PASSWORD", "value": "p-${SECRET}"},
+            {"key": "SAME", "value": "of the service"}, {"key": "RAW", "value": "$SECRET", "raw": true}]}]});
+    let pod = pod_of(payload.clone(), CONFIG).unwrap();
+    assert!(!serde_json::to_string(&pod).unwrap().contains("hunter22"));
+    let env = container(&pod, "svc-0").env.clone().unwrap();
+    let find = |name: &str| env.iter().find(|one| one.name == name).unwrap();
+    // Kubernetes makes one dollar of two.
+    let value = |name: &str| find(name).value.clone().unwrap().replace("$$", "$");
+    assert_eq!([value("PLAIN"), value("SAME"), value("RAW")], ["x-$HOME", "of the service", "$SECRET"]);
+    let password = find("PASSWORD");
+    let source = password.value_from.as_ref().unwrap().secret_key_ref.as_ref().unwrap();
+    assert_eq!((password.value.as_deref(), source.name.as_str()), (None, "runner-ab-defgh-project-5-77-plan"));
+    let hidden = hidden_variables(&job_of(payload));
+    assert_eq!(hidden.into_iter().collect::<Vec<_>>(), [(source.key.clone(), "p-hunter22".to_owned())]);
+    assert!(env.iter().all(|one| one.name != "SECRET"), "a service gets no secret that it does not name");
+}
+
+#[test]
+fn each_service_has_its_own_user_and_pull_policy() {
+    let config = CONFIG.replace("pull_policy", "allowed_pull_policies = [\"always\", \"if-not-present\"]\npull_policy");
+    let services = json!({"services": [{"name": "db", "pull_policy": ["always"],
+        "executor_opts": {"kubernetes": {"user": "1000:7"}, "docker": {"user": "ignored"}}}, {"name": "web"}]});
+    let pod = pod_of(services, &config).unwrap();
+    let of = |name: &str| {
+        let one = container(&pod, name);
+        let security = one.security_context.clone().unwrap();
+        (one.image_pull_policy.clone().unwrap(), security.run_as_user, security.run_as_group)
+    };
+    assert_eq!(of("svc-0"), ("Always".into(), Some(1000), Some(7)));
+    assert_eq!(of("svc-1"), ("IfNotPresent".into(), None, None));
+}
+
+#[test]
+fn the_report_knows_what_each_container_asks_for() {
+    let config = CONFIG.replace("memory_limit", "service_cpu_limit = \"1\"\nhelper_memory_request = \"64Mi\"\nmemory_limit");
+    let asked = resources_asked(&job_of(json!({"services": [{"name": "db"}]})), &runner_of(&config));
+    let shown: Vec<_> = asked
+        .iter()
+        .map(|one| format!("{} {}|{}|{}|{}", one.container, one.cpu_request, one.cpu_limit, one.memory_request, one.memory_limit))
+        .collect();
+    assert_eq!(shown, ["build |||1Gi", "helper ||64Mi|", "svc-0 |1||"]);
 }
 
 #[test]

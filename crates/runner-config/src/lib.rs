@@ -300,6 +300,8 @@ pub struct Kubernetes {
 pub struct Gantry {
     /// Whether masked values are masked in base64, URL-encoded and JSON-escaped too; they are when not set.
     pub mask_encodings: Option<bool>,
+    /// Whether a job's log ends with what its containers used; it does when not set.
+    pub resource_report: Option<bool>,
 }
 
 /// GitLab's words for when an image is pulled.

@@ -104,10 +104,12 @@ fn no_value_of_the_file_stands_in_a_message() {
 
 #[test]
 fn a_table_of_our_own_is_no_mistake() {
-    let parsed = parse(&format!("{GOOD}[runners.kubernetes.gantry]\nmask_encodings = false\nx = 1\n")).unwrap();
+    let parsed =
+        parse(&format!("{GOOD}[runners.kubernetes.gantry]\nmask_encodings = false\nresource_report = false\nx = 1\n")).unwrap();
     let [warning] = &parsed.warnings[..] else { panic!("{:?}", parsed.warnings) };
     assert!(warning.message.contains("x has no effect: gantry has no such option"), "{warning:?}");
-    assert_eq!(parsed.config.runners[0].kubernetes.gantry.mask_encodings, Some(false));
+    let gantry = &parsed.config.runners[0].kubernetes.gantry;
+    assert_eq!((gantry.mask_encodings, gantry.resource_report), (Some(false), Some(false)));
 }
 
 #[test]

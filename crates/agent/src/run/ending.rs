@@ -67,6 +67,7 @@ impl Ending {
             message,
             reported,
             trace_bytes,
+            resources: std::collections::BTreeMap::new(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
 
 use super::setting::Setting;
-use super::{Ending, Places, durations, ownership};
+use super::{Ending, Places, durations, ownership, services};
 use crate::build::{Build, BuildError, Event, Exited};
 use crate::git::Sources;
 use crate::script::{self, Group, ScriptParts};
@@ -65,7 +65,7 @@ pub struct Stages<'a> {
     pub(super) plan: &'a Plan,
     pub(super) client: &'a Client,
     pub(super) trace: Trace,
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     pub(super) setting: Setting,
     impossible: Option<Ending>,
     remote: watch::Receiver<RemoteState>,
@@ -194,6 +194,7 @@ impl<'a> Stages<'a> {
             .line(&format!("\x1b[0KRunning on {} via {}...", self.plan.settings.pod_name, self.plan.settings.system_id))
             .await;
         self.section_end("prepare_script").await;
+        services::wait(&services::Port::all(self.plan)?, &self.trace).await;
         self.get_sources_in_time().await?;
         self.prepared = true;
         self.downloads().await?;
@@ -486,7 +487,7 @@ impl<'a> Stages<'a> {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 

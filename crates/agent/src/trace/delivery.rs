@@ -139,8 +139,9 @@ impl Trace {
         }
     }
 
-    /// Sends the rest and the final state, until GitLab accepts or patience ends; answers whether it did.
-    pub async fn finish(&self, owner: &Owner, ending: &Final, patience: Patience) -> bool {
+    /// Sends the rest and the final state, until GitLab accepts or patience ends; answers whether it did. Without a state
+    /// only the rest.
+    pub async fn finish(&self, owner: &Owner, ending: Option<&Final>, patience: Patience) -> bool {
         let (mut pauses, mut tries, mut answered) = (Pauses::default(), 0, 0);
         let last = patience.deadline.max(Instant::now()) + LAST_CALL;
         loop {
@@ -170,7 +171,7 @@ impl Trace {
         }
     }
 
-    async fn finish_once(&self, owner: &Owner, ending: &Final) -> Result<Told, ClientError> {
+    async fn finish_once(&self, owner: &Owner, ending: Option<&Final>) -> Result<Told, ClientError> {
         while self.unsent() {
             let before = self.backlog();
             self.patch(owner).await?;
@@ -179,6 +180,7 @@ impl Trace {
                 return Ok(Told::NotYet);
             }
         }
+        let Some(ending) = ending else { return Ok(Told::Accepted) };
         let output = {
             let state = self.lock();
             let checksum = (state.base == 0).then(|| checksum_text(state.spool.crc32()));

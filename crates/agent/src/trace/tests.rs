@@ -1,14 +1,14 @@
 //! A GitLab in the tests' own time, away for half an hour in every way there is.
 
 use super::{Final, Owner, Patience, State, Trace};
-use job_log::Log;
-use job_log::patterns::Patterns;
 use crate::spool::{MEMORY, Spool};
 use gitlab_api::log::Stream;
 use gitlab_api::update_job::checksum_text;
 use gitlab_api::{UpdateJob, headers, trace};
 use gitlab_client::{Body, Client, ClientConfig, Service};
 use job::{JobState, Secret};
+use job_log::Log;
+use job_log::patterns::Patterns;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -188,7 +188,7 @@ async fn half_an_hour_without_gitlab_in_the_middle_of_a_job_costs_no_byte() {
         assert_eq!(gitlab.trace(), all[..gitlab.trace().len()], "{how:?}");
         assert!(gitlab.trace().contains("line 1900\n"), "{how:?}: most of it is there two minutes after the return");
         sender.abort();
-        assert!(trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 3600)).await, "{how:?}");
+        assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await, "{how:?}");
         assert_eq!(gitlab.trace(), all, "{how:?}");
         let output = gitlab.last().unwrap().1.output.unwrap();
         assert_eq!(output.checksum, Some(checksum_text(crc32fast::hash(all.as_bytes()))), "{how:?}");
@@ -206,7 +206,7 @@ async fn a_job_that_ends_while_gitlab_is_away_is_told_when_it_is_back() {
         let sender = sending(&trace, &gitlab);
         let all = print(&trace, 30).await;
         sender.abort();
-        assert!(trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 3600)).await, "{how:?}");
+        assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await, "{how:?}");
         let (at, update) = gitlab.last().unwrap();
         assert_eq!((gitlab.trace(), update.state.as_str()), (all, "success"), "{how:?}");
         assert!(at < Duration::from_secs(1800 + 400), "{how:?}: told after {at:?}");
@@ -234,7 +234,7 @@ async fn a_partition_of_a_minute_costs_no_byte_and_no_two_minutes() {
             let all = print(&trace, begin + 180).await;
             assert!(gitlab.trace().contains(&format!("line {}\n", begin + 60)), "{how:?} from {begin} s on");
             sender.abort();
-            assert!(trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 3600)).await);
+            assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await);
             assert_eq!(gitlab.trace(), all, "{how:?} from {begin} s on");
         }
     }
@@ -245,14 +245,14 @@ async fn when_the_jobs_time_is_over_the_tries_still_count_and_have_an_end() {
     for how in [Away::Unreachable, Away::Silent, Away::Status(500), Away::Busy(Some(3600))] {
         let gitlab = Gitlab::new(how, 0..1_000_000);
         let trace = Trace::new(u64::MAX, plain());
-        assert!(!trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 0)).await, "{how:?}");
+        assert!(!trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 0)).await, "{how:?}");
         let (took, calls) = (gitlab.begun.elapsed(), gitlab.known.lock().unwrap().calls.len());
         assert!(took <= Duration::from_secs(400), "{how:?}: {took:?}");
         assert!(calls >= 3, "{how:?}: {calls} calls");
     }
     let gitlab = Gitlab::new(Away::Unreachable, 0..1_000_000);
     let trace = Trace::new(u64::MAX, plain());
-    assert!(!trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 0)).await);
+    assert!(!trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 0)).await);
     assert_eq!(gitlab.known.lock().unwrap().calls.len(), 10);
 }
 
@@ -262,7 +262,7 @@ async fn a_server_that_answers_and_does_not_accept_is_not_asked_for_ever() {
     gitlab.known.lock().unwrap().mismatches = usize::MAX;
     let trace = Trace::new(u64::MAX, plain());
     trace.write(b"log\n").await;
-    assert!(!trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 100_000)).await);
+    assert!(!trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 100_000)).await);
     assert_eq!(gitlab.known.lock().unwrap().updates.len(), 10);
 }
 
@@ -311,7 +311,7 @@ async fn a_full_disk_costs_no_byte_of_the_log_while_gitlab_takes_it() {
         assert!(trace.lock().spool.in_memory() < MEMORY + piece.len());
     }
     sender.abort();
-    assert!(trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 3600)).await);
+    assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await);
     assert!(gitlab.trace() == piece.repeat(500), "the trace is another");
     assert!(gitlab.last().unwrap().1.output.unwrap().checksum.is_some());
 }
@@ -331,7 +331,7 @@ async fn with_a_full_disk_and_without_gitlab_the_loss_is_said_and_the_state_is_n
     sleep(Duration::from_secs(700)).await;
     trace.put(Stream::WORK, b"later\n");
     sender.abort();
-    assert!(trace.finish(&gitlab.owner(), &success(), until(gitlab.begun, 3600)).await);
+    assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await);
     let kept = MEMORY / piece.len();
     let lost = (100 - kept) * piece.len();
     assert_eq!(trace.lock().lost, 0);

@@ -146,6 +146,8 @@ fn config(arguments: &CiArguments, url: &str, token: &str) -> runner_config::Con
         image: arguments.image_default.clone(),
         pull_policy: vec!["if-not-present".to_owned()],
         allowed_pull_policies: ["always", "if-not-present", "never"].map(str::to_owned).to_vec(),
+        // A terminal folds no section away.
+        gantry: runner_config::Gantry { resource_report: Some(false), ..runner_config::Gantry::default() },
         ..runner_config::Kubernetes::default()
     };
     let runner = runner_config::Runner {

@@ -14,3 +14,4 @@ mod reload;
 mod replicas;
 mod restart;
 mod retries;
+mod services;

@@ -68,8 +68,11 @@ impl Access {
         {
             let mut known = self.0.lock().unwrap();
             let covered = NEEDED.iter().chain(&WISHED).any(|rule| rule.resource == resource && rule.verbs.contains(&verb));
-            if !covered {
-                known.refused.push(format!("{verb} {resource}"));
+            let denied = known.denied.iter().any(|(of, what, _)| (of.as_str(), what) == (verb, &resource));
+            if !covered || denied {
+                if !covered {
+                    known.refused.push(format!("{verb} {resource}"));
+                }
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
                     "message": format!("cannot {verb} resource {resource}")});
                 return (StatusCode::FORBIDDEN, Json(status)).into_response();

@@ -5,6 +5,7 @@ pub mod faults;
 pub mod front;
 pub mod gitlab;
 pub mod line;
+pub mod logs;
 
 use access::Access;
 use axum::extract::Request;
@@ -14,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use faults::{Faults, State};
 use gitlab::Gitlab;
 use gitlab_client::{Client, ClientConfig, Service};
-use kube_server::{DeleteOptions, Kind, NoBackend, Selectors, Store, memory, router};
+use kube_server::{DeleteOptions, Kind, Selectors, Store, memory, router};
+use logs::Logs;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -32,6 +34,7 @@ pub struct Bench {
     pub api: Faults,
     pub access: Access,
     pub pods: Pods,
+    pub logs: Logs,
 }
 
 /// How pods that are created are answered instead.
@@ -140,6 +143,7 @@ impl Bench {
             api: Faults::default(),
             access: Access::default(),
             pods: Pods::default(),
+            logs: Logs::default(),
         }
     }
 
@@ -162,7 +166,7 @@ impl Bench {
         let creation = axum::middleware::from_fn(move |request, next| pods.clone().through(request, next));
         let door = axum::middleware::from_fn(move |request, next| faults.clone().through(request, next));
         let own_door = axum::middleware::from_fn(move |request, next| own.clone().through(request, next));
-        let served = router(self.store.clone(), Arc::new(NoBackend)).layer(creation).layer(authorization);
+        let served = router(self.store.clone(), Arc::new(self.logs.clone())).layer(creation).layer(authorization);
         let served = memory::connect(served.layer(door).layer(own_door));
         kube::Client::new(with_host.service(served), "default")
     }
