@@ -9,7 +9,7 @@ use crate::world::World;
 use agent_contract::{Plan, Verdict};
 use bytes::Bytes;
 use gitlab_api::{UpdateJob, update_job};
-use gitlab_client::{Client, ClientConfig, ClientError, Hints, PatchOutcome, UpdateOutcome};
+use gitlab_client::{Client, ClientConfig, ClientError, Hints, Patch, PatchOutcome, UpdateOutcome};
 use job::RemoteState;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -268,7 +268,7 @@ impl Agent {
             self.unanswered.push(end);
         }
         let sent = bytes.len();
-        let (outcome, hints) = self.client.patch_trace(self.job.id, &self.plan.job.token, position, bytes).await?;
+        let (outcome, hints) = self.client.patch_trace(self.job.id, &self.plan.job.token, Patch::at(position, bytes)).await?;
         if first_try {
             self.unanswered.pop();
         }

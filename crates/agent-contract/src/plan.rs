@@ -128,6 +128,8 @@ pub struct Settings {
     pub warnings: Vec<String>,
     /// What each container asks for, for the resource report; empty where none is wanted.
     pub resources: Vec<Resources>,
+    /// Who writes to the log before the agent begins with [`Plan::header`].
+    pub has_header: bool,
 }
 
 /// What a container asks for, as the configuration has it; empty means nothing.
@@ -216,6 +218,19 @@ impl Plan {
         let asked = self.job.variables.value("CI_DEBUG_SERVICES");
         let allowed = !self.job.services.is_empty() && !self.settings.debug_trace_disabled;
         allowed && asked.as_deref().and_then(job::variables::parse_switch).unwrap_or(false)
+    }
+
+    /// The first lines of the job's log, whoever writes first: manager and agent write the same.
+    pub fn header(&self) -> String {
+        let Settings { version, runner_name, runner_short_token, system_id, .. } = &self.settings;
+        let end = "\x1b[0;m\n";
+        let mut text = format!("\x1b[0KRunning with gantry {version}{end}");
+        text.push_str(&format!("\x1b[0K  on {runner_name} {runner_short_token}, system ID: {system_id}{end}"));
+        let unusual = job::Flags::resolve(&self.settings.feature_flags, &self.job.variables).unusual();
+        if !unusual.is_empty() {
+            text.push_str(&format!("\x1b[0K  feature flags: {unusual}{end}"));
+        }
+        text
     }
 
     /// Time the job has, from the moment the agent starts.

@@ -18,6 +18,8 @@ pub(crate) struct WireJob {
     project_id: u64,
     project_name: String,
     project_path: String,
+    #[serde(default)]
+    root_namespace_id: u64,
     git: WireGit,
     allow_git_fetch: bool,
     timeout_ms: u64,
@@ -33,6 +35,8 @@ pub(crate) struct WireJob {
     trace_sections: bool,
     token_mask_prefixes: Vec<String>,
     failure_reasons: Vec<String>,
+    #[serde(default)]
+    policy: Option<(String, Option<bool>, Vec<String>)>,
     unsupported: Vec<(String, bool)>,
 }
 
@@ -117,6 +121,7 @@ impl From<&job::Job> for WireJob {
             project_id: job.project.id,
             project_name: job.project.name.clone(),
             project_path: job.project.full_path.clone(),
+            root_namespace_id: job.project.root_namespace_id,
             git: WireGit::from(&job.git),
             allow_git_fetch: job.allow_git_fetch,
             timeout_ms: u64::try_from(job.timeout.as_millis()).unwrap_or(u64::MAX),
@@ -135,6 +140,7 @@ impl From<&job::Job> for WireJob {
             trace_sections: job.features.trace_sections,
             token_mask_prefixes: job.features.token_mask_prefixes.clone(),
             failure_reasons: job.features.failure_reasons.clone(),
+            policy: job.policy.as_ref().map(|one| (one.name.clone(), one.override_allowed, one.exceptions.clone())),
             unsupported: job.unsupported.iter().map(|one| (one.what.clone(), one.fatal)).collect(),
         }
     }
@@ -148,7 +154,12 @@ impl WireJob {
             name: self.name,
             stage: self.stage,
             pipeline_id: self.pipeline_id,
-            project: job::ProjectInfo { id: self.project_id, name: self.project_name, full_path: self.project_path },
+            project: job::ProjectInfo {
+                id: self.project_id,
+                name: self.project_name,
+                full_path: self.project_path,
+                root_namespace_id: self.root_namespace_id,
+            },
             git: self.git.into_git(),
             allow_git_fetch: self.allow_git_fetch,
             timeout: Duration::from_millis(self.timeout_ms),
@@ -169,6 +180,7 @@ impl WireJob {
                 token_mask_prefixes: self.token_mask_prefixes,
                 failure_reasons: self.failure_reasons,
             },
+            policy: self.policy.map(|(name, override_allowed, exceptions)| job::Policy { name, override_allowed, exceptions }),
             unsupported: self.unsupported.into_iter().map(|(what, fatal)| job::Unsupported { what, fatal }).collect(),
         })
     }
@@ -354,7 +366,7 @@ pub(crate) mod tests {
             name: "n".into(),
             stage: "s".into(),
             pipeline_id: 3,
-            project: job::ProjectInfo { id: 4, name: "p".into(), full_path: "g/p".into() },
+            project: job::ProjectInfo { id: 4, name: "p".into(), full_path: "g/p".into(), root_namespace_id: 9 },
             git: job::GitInfo {
                 repo_url: Secret::new("http://u:p@h/g/p.git"),
                 reference: "main".into(),
@@ -402,6 +414,7 @@ pub(crate) mod tests {
                 token_mask_prefixes: vec!["x-".into()],
                 failure_reasons: vec!["script_failure".into()],
             },
+            policy: Some(job::Policy { name: "p".into(), override_allowed: Some(true), exceptions: vec!["V".into()] }),
             unsupported: vec![job::Unsupported { what: "cache".into(), fatal: true }],
         }
     }

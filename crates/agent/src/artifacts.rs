@@ -30,6 +30,21 @@ pub struct Selection {
     pub found: Vec<(String, usize)>,
 }
 
+/// What the files that git does not know are called among the patterns.
+pub const UNTRACKED: &str = "untracked";
+
+impl Selection {
+    /// Adds files that git does not know.
+    pub fn add_untracked(&mut self, directory: &Path, files: Vec<PathBuf>, artifact: &Artifact) {
+        let excluded = |path: &Path| artifact.exclude.iter().any(|pattern| matches(pattern, &path.to_string_lossy()));
+        // Of a name that is no UTF-8 git's word is not the file's.
+        let is_there = |path: &PathBuf| std::fs::symlink_metadata(directory.join(path)).is_ok();
+        let files: Vec<_> = files.into_iter().filter(|path| is_there(path) && !excluded(path)).collect();
+        self.found.push((UNTRACKED.to_owned(), files.len()));
+        self.paths.extend(files);
+    }
+}
+
 /// Finds the files of `artifact` below `directory`; patterns are expanded already.
 ///
 /// # Errors
@@ -241,6 +256,29 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn what_is_excluded_is_left_out() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("out")).unwrap();
+        for name in ["out/a.txt", "out/b.log", "c.txt"] {
+            std::fs::write(place.path().join(name), name).unwrap();
+        }
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let artifact = job::Artifact {
+            name: String::new(),
+            paths: list(&["out/", "*.txt"]),
+            exclude: list(&["**/*.log"]),
+            untracked: false,
+            when: job::When::Always,
+            artifact_type: "archive".to_owned(),
+            format: job::ArtifactFormat::Zip,
+            expire_in: String::new(),
+        };
+        let selection = super::select(place.path(), &artifact).unwrap();
+        let paths: Vec<_> = selection.paths.iter().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["c.txt", "out", "out/a.txt"]);
     }
 
     #[test]

@@ -151,6 +151,14 @@ impl Sources<'_> {
         cleanup::clean(self.directory, self.keeps_settings());
     }
 
+    /// Files that git does not know, ignored ones among them; `None` where there is no repository to ask.
+    pub async fn untracked(&self) -> Option<Vec<std::path::PathBuf>> {
+        let environment = command::environment(self.variables, &[("safe.directory".to_owned(), "*".to_owned())]);
+        let git = Git { environment: &environment, trace: self.trace };
+        let listed = git.ask(self.directory, &["ls-files", "--others", "-z"]).await?;
+        Some(listed.split('\0').filter(|path| !path.is_empty()).map(Into::into).collect())
+    }
+
     fn keeps_settings(&self) -> bool {
         !self.plan.settings.clean_git_config.unwrap_or(self.settings.strategy != Strategy::None)
     }

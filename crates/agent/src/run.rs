@@ -5,8 +5,8 @@
 //! the manager knows what is left to do.
 
 mod archives;
-mod durations;
 mod ending;
+mod opening;
 mod ownership;
 mod report;
 mod services;
@@ -18,8 +18,10 @@ use crate::trace::{Owner, Patience, Trace};
 use agent_contract::{Plan, Verdict, names};
 use anyhow::{Context, Result};
 use ending::Ending;
+use gitlab_api::Info;
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
+use job::variables::parse_switch;
 use job_log::{Log, secrets};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -31,6 +33,8 @@ use std::time::Duration;
 
 /// GitLab's own default for a log, when the plan names none: 4 MiB.
 const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
+/// Switches that make a log show more than it should.
+const DEBUG: [&str; 2] = ["CI_DEBUG_TRACE", "CI_DEBUG_SERVICES"];
 /// How often the build container is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -103,7 +107,13 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
         identity: plan.coordinator.identity.as_ref().map(|own| (own.certificate_pem.clone(), Secret::new(own.key_pem.clone()))),
         user_agent: format!("gitlab-runner {} (gantry; linux/{})", settings.version, std::env::consts::ARCH),
     })?;
-    let owner = Arc::new(Owner { client, id: plan.job.id, token: plan.job.token.clone() });
+    let owner = Arc::new(Owner {
+        client,
+        id: plan.job.id,
+        token: plan.job.token.clone(),
+        info: Info::of_kubernetes(&settings.version),
+        debug_trace: !settings.debug_trace_disabled && DEBUG.into_iter().any(|name| is_on(plan, name)),
+    });
     let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
     let trace = Trace::new(limit, Log::new(secrets::of_plan(plan), settings.timestamps));
     // Until the build container listens the manager is the writer of the trace, and may yet make another pod.
@@ -148,6 +158,11 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     let reported = abandoned || (trace.finish(&owner, (!left).then_some(&told), patience).await && !left);
     stages.leave(&ending).await;
     Ok(Some(verdict(reported)))
+}
+
+/// A switch among the job's variables.
+fn is_on(plan: &Plan, name: &str) -> bool {
+    plan.job.variables.value(name).is_some_and(|text| parse_switch(&text) == Some(true))
 }
 
 /// Comes back when the pod is deleted and nobody has heard of us: what becomes of the job is the manager's to say.

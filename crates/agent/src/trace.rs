@@ -47,6 +47,10 @@ struct State {
     sent: u64,
     /// Bytes before ours that the manager wrote.
     base: u64,
+    /// Where our header ends, which the manager wrote if it wrote anything.
+    header: u64,
+    /// Bytes of ours that are not sent, because the manager wrote them.
+    skipped: u64,
     /// Ends of first patches that were never answered: they may have counted.
     unanswered: Vec<u64>,
     gone: bool,
@@ -69,6 +73,8 @@ impl State {
             spool,
             sent: 0,
             base: 0,
+            header: 0,
+            skipped: 0,
             unanswered: Vec::new(),
             gone: false,
             lost: 0,
@@ -77,6 +83,16 @@ impl State {
             facts: true,
             backlog: BACKLOG,
         }
+    }
+
+    /// Where what is spooled at `at` stands in the trace.
+    fn position(&self, at: u64) -> u64 {
+        self.base + at.saturating_sub(self.skipped)
+    }
+
+    /// Where the trace ends once all is sent.
+    fn end(&self) -> u64 {
+        self.position(self.spool.length())
     }
 
     /// Once full, only when half of it is sent: not to stop and go with every patch.
@@ -188,6 +204,13 @@ impl Trace {
         self.own(Stream::WORK, format!("{text}\x1b[0;m\n").as_bytes());
     }
 
+    /// What was written so far is not sent if somebody has written before us.
+    pub fn end_header(&self) {
+        self.flush();
+        let mut state = self.lock();
+        state.header = state.spool.length();
+    }
+
     /// Has what is there sent without waiting for the server's interval: a person waits for a script's first words.
     pub fn urge(&self) {
         self.shared.urgent.notify_one();
@@ -214,8 +237,7 @@ impl Trace {
 
     /// Bytes on the server's side once all is sent.
     pub fn length(&self) -> u64 {
-        let state = self.lock();
-        state.base + state.spool.length()
+        self.lock().end()
     }
 
     fn unsent(&self) -> bool {

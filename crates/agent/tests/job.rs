@@ -1,6 +1,8 @@
 //! A whole job: `gantry-agent run` and `serve` as two processes, a GitLab that misbehaves, a repository over HTTP.
 
 mod gitlab;
+#[path = "job/opening.rs"]
+mod opening;
 #[path = "job/outages.rs"]
 mod outages;
 #[path = "job/scripts.rs"]

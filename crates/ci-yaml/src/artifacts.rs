@@ -50,7 +50,7 @@ pub(crate) fn read(context: &Context<'_>, job: &Map, name: &str) -> Option<Artif
     let text = |key: &str| map.get(key).filter(|entry| !entry.node.is_null());
     let strings =
         |key: &str| text(key).map(|entry| context.strings(&entry.node, &format!("artifacts:{key}"))).unwrap_or_default();
-    let artifacts = Artifacts {
+    let mut artifacts = Artifacts {
         name: text("name").and_then(|entry| context.string(&entry.node, "artifacts:name")).unwrap_or_default(),
         paths: strings("paths"),
         exclude: strings("exclude"),
@@ -60,10 +60,13 @@ pub(crate) fn read(context: &Context<'_>, job: &Map, name: &str) -> Option<Artif
             .unwrap_or("on_success")
             .to_owned(),
         expire_in: text("expire_in").map(|entry| expire_in(context, &entry.node)).unwrap_or_default(),
+        dotenv: Vec::new(),
     };
     if let Some(reports) = text("reports").and_then(|entry| context.as_map(&entry.node, "artifacts:reports")) {
         warn_reports(context, reports, name);
-        if artifacts.paths.is_empty() && !artifacts.untracked {
+        let dotenv = reports.get("dotenv").filter(|entry| !entry.node.is_null());
+        artifacts.dotenv = dotenv.map(|entry| context.strings(&entry.node, "artifacts:reports:dotenv")).unwrap_or_default();
+        if artifacts.dotenv.is_empty() && artifacts.paths.is_empty() && !artifacts.untracked {
             return None;
         }
     }
@@ -76,11 +79,10 @@ fn warn_reports(context: &Context<'_>, reports: &Map, name: &str) {
             crate::keywords::unknown(context, report, "`artifacts:reports`", REPORTS);
             continue;
         }
-        let means = match &*report.key {
-            "dotenv" => "its variables do not reach later jobs",
-            _ => "the report is not collected",
-        };
-        context.sink.unhandled(report.place, format!("`artifacts:reports:{}` is not handled yet: {means}", report.key), name);
+        if &*report.key != "dotenv" {
+            let text = format!("`artifacts:reports:{}` is not handled yet: the report is not collected", report.key);
+            context.sink.unhandled(report.place, text, name);
+        }
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Artifacts {
     pub when: String,
     /// `expire_in`, as written.
     pub expire_in: String,
+    /// `reports:dotenv`: files whose variables later jobs get.
+    pub dotenv: Vec<String>,
 }
 
 /// `allow_failure`.

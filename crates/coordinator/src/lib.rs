@@ -8,6 +8,7 @@
 //! runs the jobs is any GitLab runner: nothing here knows pods.
 
 mod archives;
+mod dotenv;
 mod engine;
 mod error;
 mod git_http;

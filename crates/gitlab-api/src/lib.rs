@@ -8,9 +8,11 @@
 pub mod artifacts;
 pub mod headers;
 pub mod log;
+pub mod moa;
 pub mod payload;
 pub mod request_job;
 pub mod runner;
+pub mod runners;
 pub mod trace;
 pub mod update_job;
 

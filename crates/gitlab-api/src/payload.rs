@@ -3,7 +3,11 @@
 //! Unknown fields are ignored, missing and null ones take their default, as GitLab Runner does. What gantry cannot
 //! do yet is found here, once, and travels by name in [`job::Job::unsupported`].
 
-use job::{Secret, Unsupported};
+mod inputs;
+mod options;
+
+use crate::moa::MoaError;
+use job::{FailureReason, Secret, Unsupported};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::time::Duration;
@@ -63,8 +67,23 @@ payload! {
         hooks: Vec<Hook>,
         /// Native steps: the text of a JSON list, for the step runner.
         run: String,
-        /// Job inputs; known, not done yet.
+        /// Job inputs, until [`JobResponse::interpolate`].
         inputs: Vec<Value>,
+        /// The policy that the job comes from.
+        policy_options: PolicyOptions,
+        /// Environments that outlive their job; known, not done.
+        suspend_options: serde_json::Map<String, Value>,
+    }
+    /// `policy_options`.
+    PolicyOptions {
+        /// Whether the job comes from a policy.
+        execution_policy_job: bool,
+        /// Name of the policy.
+        policy_name: String,
+        /// Whether the job's own variables count; null when the policy does not say.
+        policy_variables_override_allowed: Option<bool>,
+        /// Variables for which the opposite holds.
+        policy_variables_override_exceptions: Vec<String>,
     }
     /// `job_info`.
     JobInfo {
@@ -80,6 +99,8 @@ payload! {
         project_name: String,
         /// Project path.
         project_full_path: String,
+        /// Number of the topmost group.
+        root_namespace_id: u64,
     }
     /// `git_info`.
     GitInfo {
@@ -242,6 +263,15 @@ pub enum PayloadError {
     /// The step runner's variable is taken.
     #[error("the job has `run`, which sets the variable STEPS by itself")]
     RunAndSteps,
+    /// An option of an image that nobody knows.
+    #[error("{0}")]
+    Options(String),
+    /// An input without name, value or type.
+    #[error("{0}")]
+    Input(String),
+    /// An expression without a value.
+    #[error("failed to interpolate job inputs: {0}")]
+    Interpolation(MoaError),
     /// A word nobody knows.
     #[error("job payload has unknown {field} \"{value}\"")]
     UnknownWord {
@@ -250,6 +280,22 @@ pub enum PayloadError {
         /// What.
         value: String,
     },
+}
+
+impl PayloadError {
+    /// What GitLab is told.
+    pub fn reason(&self) -> FailureReason {
+        if matches!(self, Self::Interpolation(_)) {
+            FailureReason::RunnerConfigurationError
+        } else {
+            FailureReason::RunnerSystemFailure
+        }
+    }
+
+    /// GitLab Runner's code for a job that it refuses before it is confirmed.
+    pub fn exit_code(&self) -> Option<i32> {
+        matches!(self, Self::RunAndScript | Self::RunAndSteps | Self::Options(_)).then_some(3)
+    }
 }
 
 fn word<T>(field: &'static str, value: &str, parsed: Option<T>) -> Result<T, PayloadError> {
@@ -269,6 +315,7 @@ impl JobResponse {
             return Err(PayloadError::Missing("token"));
         }
         self.check_run()?;
+        [&self.image].into_iter().chain(&self.services).try_for_each(Image::check_options)?;
         let unsupported = self.unsupported();
         self.run_by_the_step_runner();
         let image = (!self.image.name.is_empty()).then(|| self.image.clone().into_image()).transpose()?;
@@ -283,6 +330,7 @@ impl JobResponse {
                 id: self.job_info.project_id,
                 name: self.job_info.project_name,
                 full_path: self.job_info.project_full_path,
+                root_namespace_id: self.job_info.root_namespace_id,
             },
             git: self.git_info.into_git(),
             allow_git_fetch: self.allow_git_fetch,
@@ -305,6 +353,7 @@ impl JobResponse {
                 token_mask_prefixes: self.features.token_mask_prefixes,
                 failure_reasons: self.features.failure_reasons,
             },
+            policy: self.policy_options.into_policy(),
             unsupported,
         })
     }
@@ -337,17 +386,29 @@ impl JobResponse {
     }
 
     fn unsupported(&self) -> Vec<Unsupported> {
+        let suspends =
+            ["suspend_on_success", "suspend_on_failure"].iter().any(|key| self.suspend_options.get(*key) == Some(&true.into()));
         let ports = self.services.iter().chain([&self.image]).any(|image| !image.ports.is_empty());
         [
             ("cache", !self.cache.is_empty(), false),
             ("secrets", !self.secrets.is_empty(), true),
-            ("inputs", !self.inputs.is_empty(), true),
             ("ports of images and services", ports, false),
+            ("suspending the job's environment", suspends, false),
         ]
         .into_iter()
         .filter(|(_, present, _)| *present)
         .map(|(what, _, fatal)| Unsupported { what: what.to_owned(), fatal })
         .collect()
+    }
+}
+
+impl PolicyOptions {
+    fn into_policy(self) -> Option<job::Policy> {
+        self.execution_policy_job.then_some(job::Policy {
+            name: self.policy_name,
+            override_allowed: self.policy_variables_override_allowed,
+            exceptions: self.policy_variables_override_exceptions,
+        })
     }
 }
 
@@ -470,6 +531,18 @@ mod tests {
         assert_eq!(both.unwrap_err(), PayloadError::RunAndScript);
         let taken = parse(json!({"id": 1, "token": "t", "run": "[]", "variables": [{"key": "STEPS", "value": "x"}]}));
         assert_eq!(taken.unwrap_err(), PayloadError::RunAndSteps);
+    }
+
+    #[test]
+    fn what_is_not_done_is_named_and_only_secrets_fail_the_job() {
+        let payload = json!({"id": 1, "token": "t", "cache": [{"key": "a"}], "secrets": {"A": {"vault": {}}},
+            "services": [{"name": "db", "ports": [{"number": 80}]}], "suspend_options": {"suspend_on_failure": true}});
+        let job = serde_json::from_value::<JobResponse>(payload).unwrap().into_job().unwrap();
+        let named: Vec<_> = job.unsupported.iter().map(|one| (one.what.as_str(), one.fatal)).collect();
+        let suspending = "suspending the job's environment";
+        assert_eq!(named, [("cache", false), ("secrets", true), ("ports of images and services", false), (suspending, false)]);
+        let plain = json!({"id": 1, "token": "t", "secrets": null, "suspend_options": {"suspend_on_failure": false}});
+        assert!(serde_json::from_value::<JobResponse>(plain).unwrap().into_job().unwrap().unsupported.is_empty());
     }
 
     #[test]

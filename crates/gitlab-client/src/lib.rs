@@ -10,6 +10,7 @@
 
 mod artifacts;
 mod error;
+mod runners;
 mod service;
 mod transport;
 
@@ -18,7 +19,7 @@ pub use error::ClientError;
 pub use service::{Body, Service};
 
 use bytes::Bytes;
-use gitlab_api::{JobRequest, JobResponse, UpdateJob, headers, request_job, runner, trace, update_job};
+use gitlab_api::{JobRequest, JobResponse, UpdateJob, headers, request_job, trace, update_job};
 use job::{JobId, RemoteState, Secret};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -81,6 +82,24 @@ pub enum UpdateOutcome {
     Gone,
 }
 
+/// A piece of a trace.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    /// Where it begins.
+    pub start: u64,
+    /// Its bytes: not none, at most 1 MiB.
+    pub bytes: Bytes,
+    /// The trace may show more than it should (`CI_DEBUG_TRACE`): the server shows it to fewer people.
+    pub debug_trace: bool,
+}
+
+impl Patch {
+    /// An ordinary one.
+    pub fn at(start: u64, bytes: impl Into<Bytes>) -> Self {
+        Self { start, bytes: bytes.into(), debug_trace: false }
+    }
+}
+
 /// What became of a `PATCH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchOutcome {
@@ -134,22 +153,6 @@ impl Client {
         }
     }
 
-    /// Whether the server knows the runner; `info` must be complete, because the server keeps its features.
-    ///
-    /// # Errors
-    /// Anything but a clear yes or no.
-    pub async fn verify_runner(&self, token: &Secret, info: &runner::Info, system_id: &str) -> Result<bool, ClientError> {
-        let call = Call::new("POST", "runners/verify");
-        let body = serde_json::json!({"token": token.expose(), "system_id": system_id, "info": info});
-        let make = || self.post(&call).header(headers::RUNNER_TOKEN, token.expose()).json(&body);
-        let response = self.send(&call, make).await?;
-        match response.status().as_u16() {
-            200 => Ok(true),
-            403 => Ok(false),
-            _ => Err(transport::unexpected(&call, response).await),
-        }
-    }
-
     /// Confirms a job, keeps it alive, or reports how it ended.
     ///
     /// # Errors
@@ -170,27 +173,21 @@ impl Client {
         Ok((outcome, hints))
     }
 
-    /// Appends `bytes` (not empty, at most 1 MiB) to the trace at `start`; tried once.
+    /// Appends to the trace; tried once.
     ///
     /// # Errors
     /// When the server could not be asked, or answered something it should not; the bytes may have counted all the
     /// same, which the answer to the next patch tells.
-    pub async fn patch_trace(
-        &self,
-        id: JobId,
-        token: &Secret,
-        start: u64,
-        bytes: Bytes,
-    ) -> Result<(PatchOutcome, Hints), ClientError> {
-        let call = Call::new("PATCH", &trace::path(id, false));
+    pub async fn patch_trace(&self, id: JobId, token: &Secret, patch: Patch) -> Result<(PatchOutcome, Hints), ClientError> {
+        let call = Call::new("PATCH", &trace::path(id, patch.debug_trace));
         let request = self
             .http
             .patch(call.url(&self.base))
             .timeout(transport::CALL)
             .header(headers::JOB_TOKEN, token.expose())
-            .header(headers::CONTENT_RANGE, trace::content_range(start, bytes.len()))
+            .header(headers::CONTENT_RANGE, trace::content_range(patch.start, patch.bytes.len()))
             .header("Content-Type", "text/plain")
-            .body(bytes);
+            .body(patch.bytes);
         let response = self.send_once(&call, request).await?;
         let hints = transport::hints(&response);
         let outcome = match response.status().as_u16() {
@@ -207,7 +204,7 @@ impl Client {
     }
 
     fn post(&self, call: &Call) -> reqwest::RequestBuilder {
-        self.http.post(call.url(&self.base)).timeout(transport::LONG_CALL)
+        self.http.post(call.url(&self.base)).timeout(transport::LONG_CALL).header("Accept", "application/json")
     }
 }
 

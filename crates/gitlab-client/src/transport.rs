@@ -6,6 +6,7 @@ use job::{RemoteState, Secret};
 use reqwest::{RequestBuilder, Response};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
 /// Limit of an ordinary call.
@@ -129,19 +130,69 @@ pub async fn unexpected(call: &Call, mut response: Response) -> ClientError {
             _ => break,
         }
     }
-    let json: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let words = json.as_ref().and_then(|value| value.get("message")).map(|message| match message {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    });
-    let message = words.map(|text| format!(" ({})", text.chars().take(LONGEST_MESSAGE).collect::<String>())).unwrap_or_default();
+    let message =
+        words(&body).map(|text| format!(" ({})", text.chars().take(LONGEST_MESSAGE).collect::<String>())).unwrap_or_default();
     ClientError::Status { call: call.name(), status, message, retry_after }
+}
+
+/// What an answer says in words: GitLab's JSON, where the words may belong to fields, or the XML of an object store.
+fn words(body: &[u8]) -> Option<String> {
+    if let Ok(json) = serde_json::from_slice::<Value>(body) {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        return Some(match json.get("message")? {
+            Value::Object(fields) => {
+                let field = |(name, list): (&String, &Value)| {
+                    let list = list.as_array().map(|list| list.iter().map(plain).collect::<Vec<_>>().join("; "));
+                    format!("{name}: {}", list.unwrap_or_default())
+                };
+                fields.iter().map(field).collect::<Vec<_>>().join(", ")
+            }
+            other => plain(other),
+        });
+    }
+    let text = std::str::from_utf8(body).ok().filter(|text| text.contains("<Error>"))?;
+    let between = |name: &str| {
+        let rest = &text[text.find(&format!("<{name}>"))? + name.len() + 2..];
+        Some(&rest[..rest.find("</")?])
+    };
+    Some(format!("{}: {}", between("Code").unwrap_or_default(), between("Message").unwrap_or_default()))
+}
+
+/// Whether the body of an answer says that it is JSON.
+pub fn is_json(response: &Response) -> bool {
+    header(response, "Content-Type")
+        .is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
+}
+
+/// Where an answer sends us.
+pub fn location(response: &Response) -> Option<reqwest::Url> {
+    response.url().join(header(response, "Location")?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::retry_after;
+    use super::{retry_after, words};
     use std::time::Duration;
+
+    #[test]
+    fn what_a_server_says_is_read_in_every_form_that_there_is() {
+        for (body, expected) in [
+            ("{\"message\": \"403 Forbidden\"}", Some("403 Forbidden")),
+            (
+                "{\"message\": {\"tag_list\": [\"is empty\", \"is odd\"], \"a\": [\"b\"]}}",
+                Some("tag_list: is empty; is odd, a: b"),
+            ),
+            ("{\"error\": 1}", None),
+            (
+                "<?xml?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
+                Some("AccessDenied: Request has expired"),
+            ),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(words(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+    }
 
     #[test]
     fn the_server_says_how_long_it_wants_to_be_left_alone_whatever_our_clock_says() {

@@ -48,6 +48,8 @@ pub struct Job {
     pub credentials: Vec<Credential>,
     /// What the server can do.
     pub features: Features,
+    /// The policy that the job comes from.
+    pub policy: Option<Policy>,
     /// What the job asks for and gantry cannot do yet.
     pub unsupported: Vec<Unsupported>,
 }
@@ -61,6 +63,19 @@ pub struct ProjectInfo {
     pub name: String,
     /// `group/project`.
     pub full_path: String,
+    /// Number of the topmost group.
+    pub root_namespace_id: u64,
+}
+
+/// A policy that adds jobs to a project's pipelines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Whether the job's own variables win over the policy's; `None` when the policy does not say.
+    pub override_allowed: Option<bool>,
+    /// Variables for which the opposite holds.
+    pub exceptions: Vec<String>,
 }
 
 /// What to clone.

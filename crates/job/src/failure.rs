@@ -92,6 +92,25 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_has_its_word_for_servers_that_do_not_know_it() {
+        let expected = [
+            ("script_failure", "script_failure"),
+            ("runner_system_failure", "runner_system_failure"),
+            ("job_execution_timeout", "job_execution_timeout"),
+            ("image_pull_failure", "runner_system_failure"),
+            ("runner_configuration_error", "script_failure"),
+            ("runner_external_dependency_failure", "runner_system_failure"),
+            ("runner_interrupted", "unknown_failure"),
+            ("job_canceled", "unknown_failure"),
+            ("unknown_failure", "unknown_failure"),
+        ];
+        let found = FailureReason::ALL.map(|reason| (reason.as_str(), reason.for_server(&[]).as_str()));
+        assert_eq!(found, expected);
+        let all: Vec<_> = FailureReason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
+        assert!(FailureReason::ALL.iter().all(|reason| reason.for_server(&all) == *reason));
+    }
+
+    #[test]
     fn a_reason_the_server_does_not_list_is_mapped_down() {
         let known = vec!["image_pull_failure".to_owned()];
         assert_eq!(FailureReason::ImagePullFailure.for_server(&known), FailureReason::ImagePullFailure);

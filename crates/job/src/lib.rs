@@ -4,6 +4,7 @@
 //! to `gitlab-api` alone and the plan's wire format to `agent-contract` alone, so neither format can leak into the
 //! rest of the program. Nothing here reads a clock, the environment, a disk or a network.
 
+pub mod durations;
 pub mod failure;
 pub mod flags;
 pub mod secret;
@@ -13,8 +14,8 @@ pub mod variables;
 mod definition;
 
 pub use definition::{
-    Artifact, ArtifactFormat, Credential, Dependency, Features, GitInfo, Hook, Image, Job, JobId, ProjectInfo, PullPolicy,
-    RefType, Service, Step, Unsupported, When,
+    Artifact, ArtifactFormat, Credential, Dependency, Features, GitInfo, Hook, Image, Job, JobId, Policy, ProjectInfo,
+    PullPolicy, RefType, Service, Step, Unsupported, When,
 };
 pub use failure::FailureReason;
 pub use flags::Flags;

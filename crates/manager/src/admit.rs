@@ -1,5 +1,6 @@
 //! A payload becomes a job of ours: room is held for it, its plan is made, and what is kept of it while it runs.
 
+use crate::finish::Told;
 use crate::hands::Hand;
 use crate::note::{self, Note};
 use crate::numbers::Number;
@@ -7,6 +8,7 @@ use crate::room::Place;
 use crate::steps;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::{Coordinator, Plan, Settings, Workspace, names};
+use gitlab_api::payload::PayloadError;
 use gitlab_api::{Info, JobResponse};
 use job::{FailureReason, Flags, Job, JobId, Secret, Variable};
 use std::sync::atomic::AtomicU64;
@@ -71,6 +73,8 @@ pub struct Tracked {
     pub timeout: Duration,
     /// Where a manager before us began to write its last line.
     pub telling_at: Option<u64>,
+    /// What its trace begins with.
+    header: String,
     /// Whether lines of its trace get stamps.
     pub stamped: bool,
     /// Its trace shows what the cluster says of its pod.
@@ -105,6 +109,7 @@ impl Tracked {
             knows: Vec::new(),
             timeout: Duration::ZERO,
             telling_at: None,
+            header: String::new(),
             // What is said of a job without a plan is said as the flag is when nobody sets it.
             stamped: true,
             prints_events: false,
@@ -132,6 +137,7 @@ impl Tracked {
             parts,
             knows: job.features.failure_reasons.clone(),
             timeout: job.timeout,
+            header: plan.header(),
             stamped: plan.settings.timestamps,
             prints_events: Flags::resolve(&plan.settings.feature_flags, &job.variables).is_on("FF_PRINT_POD_EVENTS"),
             services: job.services.iter().map(|service| service.shown(&expanded)).collect(),
@@ -161,6 +167,11 @@ impl Tracked {
         self.runner.cluster.client.clone()
     }
 
+    /// What its trace begins with, as it stands there.
+    pub fn header(&self) -> Vec<u8> {
+        self.framed(self.header.as_bytes())
+    }
+
     /// Lines as they stand in its trace.
     pub fn framed(&self, lines: &[u8]) -> Vec<u8> {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -179,7 +190,8 @@ impl Tracked {
 pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correlation_id): (JobResponse, String), mut slot: Slot) {
     let (id, token) = (payload.id, Secret::new(payload.token.clone()));
     tracing::info!(job.id = id, runner.name = runner.config.name, "job received");
-    match payload.into_job() {
+    let knows = payload.features.failure_reasons.clone();
+    match understood(payload, runner) {
         Ok(job) => {
             tell_images(&runner.config, &job);
             let namespace = match pod_spec::namespace(&job, &runner.config) {
@@ -187,7 +199,8 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correla
                 Err(error) => {
                     let refused = Tracked::bare(id, token, runner.clone());
                     let refused = Tracked { knows: job.features.failure_reasons, ..refused };
-                    return refuse(manager, refused, (FailureReason::RunnerConfigurationError, error.to_string()), slot);
+                    let told = Told::failed(&refused, FailureReason::RunnerConfigurationError, &error.to_string());
+                    return refuse(manager, refused, told, slot);
                 }
             };
             let numbers = [None, Some(job.project.id)].map(|project| runner.lane.numbers.take(project));
@@ -198,8 +211,9 @@ pub fn start(manager: &Arc<Manager>, runner: &Arc<RunnerSide>, (payload, correla
             manager.spawn(task);
         }
         Err(error) if id > 0 && !token.is_empty() => {
-            let refused = Tracked::bare(id, token, runner.clone());
-            refuse(manager, refused, (FailureReason::RunnerSystemFailure, error.to_string()), slot);
+            let refused = Tracked { knows, ..Tracked::bare(id, token, runner.clone()) };
+            let told = Told::failed(&refused, error.reason(), &error.to_string()).with_exit_code(error.exit_code());
+            refuse(manager, refused, told, slot);
         }
         Err(error) => tracing::error!(job.id = id, runner.name = runner.config.name, %error, "a job that cannot even be refused"),
     }
@@ -216,10 +230,16 @@ fn tell_images(config: &runner_config::Runner, job: &Job) {
     tracing::info!(job.id = job.id, runner.name = config.name, image, ?services, "images of the job");
 }
 
-fn refuse(manager: &Arc<Manager>, job: Tracked, (reason, sentence): (FailureReason, String), slot: Slot) {
+/// The job of a payload, its inputs in their places.
+fn understood(mut payload: JobResponse, runner: &RunnerSide) -> Result<Job, PayloadError> {
+    payload.interpolate(&runner.config.feature_flags)?;
+    payload.into_job()
+}
+
+fn refuse(manager: &Arc<Manager>, job: Tracked, told: Told, slot: Slot) {
     let manager = manager.clone();
     manager.clone().spawn(async move {
-        steps::refuse(&manager, &job, reason, &sentence).await;
+        steps::refuse(&manager, &job, told).await;
         drop(slot);
     });
 }
@@ -274,8 +294,9 @@ fn plan(manager: &Manager, runner: &RunnerSide, (mut job, namespace): (Job, Stri
             mask_all_tokens: flags.is_on("FF_MASK_ALL_DEFAULT_TOKENS"),
             only_plain_values: config.kubernetes.gantry.mask_encodings == Some(false),
             debug_trace_disabled: config.debug_trace_disabled,
-            notes: pod_spec::notes(&job, config, runner.cluster.features()),
+            notes: [pod_spec::notes(&job, config, runner.cluster.features()), pod_spec::pull_notes(&job, config)].concat(),
             warnings: pod_spec::warnings(&job, config),
+            has_header: true,
             resources: match config.kubernetes.gantry.resource_report {
                 Some(false) => Vec::new(),
                 _ => pod_spec::resources_asked(&job, config),

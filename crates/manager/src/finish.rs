@@ -67,6 +67,14 @@ impl Told {
         Self::End { state: JobState::Failed, reason, exit_code: None, before: Vec::new(), line, whole: None }
     }
 
+    /// The same with a code for the server.
+    pub fn with_exit_code(mut self, code: Option<i32>) -> Self {
+        if let Self::End { exit_code, .. } = &mut self {
+            *exit_code = code;
+        }
+        self
+    }
+
     /// A cancel before the job began.
     pub fn canceled() -> Self {
         let line = error_line(FailureReason::JobCanceled, "canceled");
@@ -221,6 +229,7 @@ impl Report<'_> {
         // The first bytes are not ours, so there is no checksum to send.
         let output = self.with_size.then(|| Output { checksum: None, bytesize: self.writer.position() });
         let body = UpdateJob {
+            info: self.manager.info(),
             token: self.job.token.expose().to_owned(),
             state: state.as_str().to_owned(),
             failure_reason: reason.map(str::to_owned),

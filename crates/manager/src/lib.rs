@@ -47,6 +47,7 @@ mod features;
 mod finish;
 mod follow;
 mod hands;
+mod health;
 mod launch;
 mod lease;
 mod note;

@@ -7,6 +7,7 @@
 use crate::admit::{self, Slot};
 use crate::backoff::Backoff;
 use crate::cluster;
+use crate::health::Health;
 use crate::throttle::Came;
 use crate::wiring::{Manager, RunnerSide};
 use gitlab_api::JobRequest;
@@ -40,7 +41,7 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
         last_update: String::new(),
     };
     let mut trouble = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-    let mut refused = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
+    let mut health = Health::default();
     loop {
         let runner = manager.newest(first);
         let name = runner.config.name.as_str();
@@ -62,7 +63,7 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
         let pause = match answer {
             Ok(requested) => {
                 trouble.reset();
-                refused.reset();
+                health.answered();
                 // Without the queue's version a server cannot hold the question; with it, it can at once.
                 let first_answer = request.last_update.is_empty() && requested.last_update.is_some();
                 request.last_update = requested.last_update.unwrap_or(request.last_update);
@@ -73,7 +74,7 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
                 if begun.elapsed() < AT_ONCE && !first_answer { interval(manager) } else { Duration::ZERO }
             }
             Err(ClientError::Forbidden { .. }) => {
-                let pause = refused.pause();
+                let pause = health.refused(&runner.config);
                 tracing::error!(
                     runner.name = name,
                     pause_s = pause.as_secs(),
@@ -82,6 +83,7 @@ pub async fn poll(manager: &Arc<Manager>, first: &Arc<RunnerSide>, turn: Duratio
                 pause
             }
             Err(error) => {
+                health.answered();
                 let pause = trouble.pause();
                 let error = cluster::chain(&error);
                 tracing::warn!(runner.name = name, error, pause_ms = pause.as_millis(), "failed to ask for a job");

@@ -41,7 +41,7 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
         Err(error) => {
             let job = Tracked::new(&plan, runner, 0);
             let sentence = format!("the plan of the job cannot be written: {error}");
-            refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
+            refuse(manager, &job, Told::failed(&job, FailureReason::RunnerSystemFailure, &sentence)).await;
             return None;
         }
     };
@@ -50,7 +50,9 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
     let pod = launch::pod_of(manager, &mut job, &plan.job);
     // From here on the plan is in the cluster and not in our memory.
     let labels = store::labels(manager, &job, plan.job.project.id);
-    let content = Content { parts, values: pod_spec::hidden_variables(&plan.job) };
+    let mut values = pod_spec::hidden_variables(&plan.job);
+    values.extend(pod_spec::registry_logins(&plan.job).map(|text| (pod_spec::SECRET_KEY.to_owned(), text)));
+    let content = Content { parts, values };
     drop(plan);
     let stored = match places::note(manager, &job.runner.cluster, job.namespace()).await {
         Ok(()) => store::store(&job, labels, content).await,
@@ -60,7 +62,7 @@ async fn begin(manager: &Manager, runner: Arc<RunnerSide>, plan: Plan) -> Option
         Ok(()) => job.runner.cluster.watch(manager, job.namespace()),
         Err(StoreError::Refused(sentence)) => {
             store::forget(&mut job).await;
-            refuse(manager, &job, FailureReason::RunnerSystemFailure, &sentence).await;
+            refuse(manager, &job, Told::failed(&job, FailureReason::RunnerSystemFailure, &sentence)).await;
             return None;
         }
         Err(StoreError::OfAnother) => {
@@ -111,9 +113,9 @@ pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, f
 }
 
 /// A job that cannot be stored or understood: GitLab is told why.
-pub async fn refuse(manager: &Manager, job: &Tracked, reason: FailureReason, sentence: &str) {
+pub async fn refuse(manager: &Manager, job: &Tracked, told: Told) {
     if confirm::confirm(manager, job, confirm::Since::Now).await != Confirmed::Forgotten {
-        finish::finish(manager, job, Told::failed(job, reason, sentence)).await;
+        finish::finish(manager, job, told).await;
     }
 }
 

@@ -49,7 +49,7 @@ pub fn labels(manager: &Manager, job: &Tracked, project: u64) -> BTreeMap<String
 pub struct Content {
     /// The plan.
     pub parts: Vec<Vec<u8>>,
-    /// Values that the pod refers to, by key.
+    /// Values that the pod refers to, by key, and its logins for image registries.
     pub values: BTreeMap<String, String>,
 }
 
@@ -63,6 +63,8 @@ pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, content: Con
             data.insert(names::PLAN_COUNT_KEY.to_owned(), ByteString(count.to_string().into_bytes()));
             data.extend(std::mem::take(&mut values).into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))));
         }
+        // A kubelet takes logins from a Secret of their type only.
+        let type_ = data.contains_key(pod_spec::SECRET_KEY).then(|| pod_spec::SECRET_TYPE.to_owned());
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(names::plan_secret(&job.first, index)),
@@ -71,6 +73,7 @@ pub async fn store(job: &Tracked, labels: BTreeMap<String, String>, content: Con
                 ..ObjectMeta::default()
             },
             data: Some(data),
+            type_,
             // A kubelet need not watch what cannot change.
             immutable: Some(true),
             ..Secret::default()

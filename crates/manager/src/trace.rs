@@ -5,7 +5,7 @@
 
 use crate::admit::Tracked;
 use bytes::Bytes;
-use gitlab_client::{ClientError, Hints, PatchOutcome};
+use gitlab_client::{ClientError, Hints, Patch, PatchOutcome};
 use job::RemoteState;
 use std::sync::atomic::Ordering;
 
@@ -63,6 +63,8 @@ impl<'a> Writer<'a> {
 
     /// The same with lines that have their stamps.
     pub async fn write_framed(&mut self, line: &[u8]) -> Result<Written, ClientError> {
+        let header = if self.position == 0 { self.job.header() } else { Vec::new() };
+        let line = &[&header, line].concat()[..];
         let end = self.position + line.len() as u64;
         let before = self.unanswered.replace(end);
         let (outcome, hints) = self.patch(self.position, Bytes::copy_from_slice(line)).await?;
@@ -87,7 +89,8 @@ impl<'a> Writer<'a> {
     }
 
     async fn patch(&self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
-        let (outcome, hints) = self.job.runner.gitlab().patch_trace(self.job.id, &self.job.token, start, bytes).await?;
+        let (outcome, hints) =
+            self.job.runner.gitlab().patch_trace(self.job.id, &self.job.token, Patch::at(start, bytes)).await?;
         // A job that is over there takes nothing more, whatever became of these bytes.
         let over = matches!(hints.remote, RemoteState::Canceled | RemoteState::Failed);
         Ok((if over { PatchOutcome::Gone } else { outcome }, hints))

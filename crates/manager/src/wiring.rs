@@ -8,7 +8,7 @@ use crate::room::Room;
 use crate::throttle::Throttle;
 use crate::{Connect, Error};
 use agent_contract::names;
-use gitlab_api::{Features, Info};
+use gitlab_api::Info;
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
 use std::collections::BTreeSet;
@@ -203,50 +203,7 @@ impl Manager {
 
     /// What we say of ourselves to GitLab, with every call the same: the server keeps the features of the last one.
     pub fn info(&self) -> Info {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Info {
-            name: "gitlab-runner".to_owned(),
-            version: self.version.clone(),
-            revision: REVISION.to_owned(),
-            platform: std::env::consts::OS.to_owned(),
-            architecture: architecture.to_owned(),
-            executor: "kubernetes".to_owned(),
-            shell: "bash".to_owned(),
-            features: features(),
-            config: gitlab_api::runner::InfoConfig::default(),
-        }
-    }
-}
-
-/// What the agent can do, no more: GitLab hands out jobs by it.
-fn features() -> Features {
-    Features {
-        variables: true,
-        image: true,
-        services: true,
-        artifacts: true,
-        upload_multiple_artifacts: true,
-        upload_raw_artifacts: true,
-        refspecs: true,
-        masking: true,
-        raw_variables: true,
-        artifacts_exclude: true,
-        multi_build_steps: true,
-        trace_reset: true,
-        trace_checksum: true,
-        trace_size: true,
-        cancelable: true,
-        return_exit_code: true,
-        service_variables: true,
-        service_multiple_aliases: true,
-        image_executor_opts: true,
-        cancel_gracefully: true,
-        two_phase_job_commit: true,
-        ..Features::default()
+        Info { revision: REVISION.to_owned(), ..Info::of_kubernetes(&self.version) }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{BuildError, Context, policies, security, volumes};
 use agent_contract::names;
 use job::{Image, Variables};
-use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference};
+use k8s_openapi::api::core::v1::{Container, EnvVar};
 
 /// What the build container does until the helper has put the agent there. `sleep` with a fraction is not POSIX, so a
 /// shell without it waits a whole second.
@@ -82,12 +82,4 @@ pub fn build(context: &Context<'_>) -> Result<Container, BuildError> {
 pub fn public_env(variables: &Variables) -> Vec<EnvVar> {
     let public = variables.effective().into_iter().filter(|one| one.public && !one.masked && !one.file && !one.key.is_empty());
     public.map(|one| EnvVar { name: one.key.clone(), value: Some(one.value.replace('$', "$$")), value_from: None }).collect()
-}
-
-/// Secrets of the configuration with registry logins.
-pub fn pull_secrets(context: &Context<'_>) -> Option<Vec<LocalObjectReference>> {
-    let kubernetes = &context.runner.kubernetes;
-    let names = &kubernetes.image_pull_secrets;
-    (!kubernetes.use_service_account_image_pull_secrets && !names.is_empty())
-        .then(|| names.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }

@@ -35,6 +35,7 @@ pub fn metadata(context: &Context<'_>) -> ObjectMeta {
         ("project.runner.gitlab.com/namespace", variable("CI_PROJECT_NAMESPACE")),
         ("project.runner.gitlab.com/namespace-id", variable("CI_PROJECT_NAMESPACE_ID")),
         ("project.runner.gitlab.com/root-namespace", variable("CI_PROJECT_ROOT_NAMESPACE")),
+        ("project.runner.gitlab.com/root-namespace-id", job.project.root_namespace_id.to_string()),
         ("manager.runner.gitlab.com/name", context.runner.name.clone()),
         ("manager.runner.gitlab.com/id-short", context.runner.short_token().to_owned()),
     ] {

@@ -7,6 +7,7 @@
 mod containers;
 mod features;
 mod labels;
+mod logins;
 mod names;
 mod namespace;
 mod overwrites;
@@ -18,11 +19,11 @@ mod volumes;
 
 pub use features::{Features, OLDEST};
 pub use labels::label_value;
+pub use logins::{SECRET_KEY, SECRET_TYPE, of_job as registry_logins};
 pub use names::{attempt_of, pod_name};
 pub use namespace::namespace;
 pub use overwrites::resources_asked;
-pub use policies::pull_attempts;
-pub use security::warnings;
+pub use policies::{pull_attempts, pull_notes};
 pub use services::hidden_variables;
 
 use job::{Flags, Job, Variables};
@@ -149,7 +150,7 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
             node_selector: (!overwrites.node_selector.is_empty()).then(|| overwrites.node_selector.clone()),
             tolerations: (!overwrites.tolerations.is_empty()).then(|| overwrites.tolerations.clone()),
             resources: overwrites.pod.clone().filter(|_| surroundings.features.pod_resources()),
-            image_pull_secrets: containers::pull_secrets(&context),
+            image_pull_secrets: logins::pull_secrets(&context),
             security_context: security::of_pod(&context),
             ..PodSpec::default()
         }),
@@ -166,6 +167,16 @@ pub fn notes(job: &Job, runner: &Runner, features: Features) -> Vec<String> {
         lines.push("Requests and limits of the whole pod have no effect: the cluster has a Kubernetes before 1.34".to_owned());
     }
     lines
+}
+
+/// What the job's log should say of what the job asks for and does not get.
+pub fn warnings(job: &Job, runner: &Runner) -> Vec<String> {
+    let mut warnings = security::warnings(job, runner);
+    warnings.extend(logins::warning(job));
+    if runner.kubernetes.namespace.is_empty() {
+        warnings.push("Namespace is empty, therefore assuming 'default'.".to_owned());
+    }
+    warnings
 }
 
 fn non_empty(text: &str) -> Option<String> {

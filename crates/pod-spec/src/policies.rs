@@ -19,6 +19,20 @@ pub fn pull_attempts(job: &Job, runner: &Runner) -> Result<usize, BuildError> {
     Ok(most.max(1))
 }
 
+/// What the log says of the policies (row "flow 13"); nothing of containers that leave it to the cluster.
+pub fn pull_notes(job: &Job, runner: &Runner) -> Vec<String> {
+    let default = Image::default();
+    let helper = (names::HELPER_CONTAINER.to_owned(), job.image.as_ref().unwrap_or(&default));
+    let build = (names::BUILD_CONTAINER.to_owned(), job.image.as_ref().unwrap_or(&default));
+    let services = job.services.iter().enumerate().map(|(index, one)| (names::service_container(index), &one.image));
+    let note = |(container, image): (String, &Image)| {
+        let list = effective(&container, image, &runner.kubernetes).ok().filter(|list| !list.is_empty())?;
+        let words = list.iter().map(|policy| policy.as_str()).collect::<Vec<_>>().join(" ");
+        Some(format!("Using effective pull policy of [{words}] for container {container}"))
+    };
+    [build, helper].into_iter().chain(services).filter_map(note).collect()
+}
+
 /// The policy of a container in this attempt, in Kubernetes' words; `None` leaves it to the cluster.
 pub fn current(context: &Context<'_>, container: &str, image: &Image) -> Result<Option<String>, BuildError> {
     let list = effective(container, image, &context.runner.kubernetes)?;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 use pod_spec::{
     BuildError, Features, Surroundings, attempt_of, build, hidden_variables, namespace, notes, pod_name, pull_attempts,
-    resources_asked, warnings,
+    pull_notes, resources_asked, warnings,
 };
 use serde_json::{Value, json};
 
@@ -459,6 +459,32 @@ fn pods_have_the_labels_that_gitlab_runner_gives_them() {
 }
 
 #[test]
+fn labels_and_annotations_say_where_a_job_comes_from() {
+    let payload = json!({
+        "job_info": {"name": "unit: [a, b]", "project_id": 5, "project_name": "my project", "root_namespace_id": 3},
+        "git_info": {"ref": "main", "sha": "abc", "before_sha": "000"},
+        "variables": [{"key": "CI_PROJECT_NAMESPACE", "value": "group/sub"}, {"key": "CI_PROJECT_NAMESPACE_ID", "value": "4"},
+            {"key": "CI_PROJECT_ROOT_NAMESPACE", "value": "group"}],
+    });
+    let pod = pod_of(payload, CONFIG).unwrap();
+    let labels = pod.metadata.labels.as_ref().unwrap();
+    for (name, expected) in [
+        ("id", "5"),
+        ("name", "my_project"),
+        ("namespace", "group_sub"),
+        ("namespace-id", "4"),
+        ("root-namespace", "group"),
+        ("root-namespace-id", "3"),
+    ] {
+        assert_eq!(labels[&format!("project.runner.gitlab.com/{name}")], expected, "{name}");
+    }
+    let annotations = pod.metadata.annotations.as_ref().unwrap();
+    for (name, expected) in [("name", "unit: [a, b]"), ("ref", "main"), ("sha", "abc"), ("before_sha", "000")] {
+        assert_eq!(annotations[&format!("job.runner.gitlab.com/{name}")], expected, "{name}");
+    }
+}
+
+#[test]
 fn flags_of_a_job_change_its_pod() {
     let spec = |pairs: &[(&str, &str)], image: Value| {
         let mut payload = variables(pairs);
@@ -478,4 +504,42 @@ fn flags_of_a_job_change_its_pod() {
     let honor = [("FF_KUBERNETES_HONOR_ENTRYPOINT", "true")];
     assert_eq!(started(&honor, &image), (some("/enter"), some("sh")));
     assert_eq!(started(&honor, &json!({"name": "x"})), (None, some("sh")));
+}
+
+#[test]
+fn the_logins_of_a_job_are_a_pull_secret_behind_those_of_the_configuration() {
+    let login = json!({"credentials": [{"type": "registry", "url": "r.example", "username": "u", "password": "hunter22"}]});
+    let secrets = |config: &str, payload: Value| {
+        let pod = pod_of(payload, config).unwrap();
+        assert!(!serde_json::to_string(&pod).unwrap().contains("hunter22"), "a login stands in the pod");
+        let secrets = pod.spec.unwrap().image_pull_secrets;
+        secrets.map(|list| list.into_iter().map(|one| one.name).collect::<Vec<_>>())
+    };
+    let configured = CONFIG.replace("pull_policy", "image_pull_secrets = [\"ours\"]\npull_policy");
+    let of_job = "runner-ab-defgh-project-5-77-plan".to_owned();
+    assert_eq!(secrets(&configured, login.clone()), Some(vec!["ours".to_owned(), of_job.clone()]));
+    assert_eq!(secrets(CONFIG, login.clone()), Some(vec![of_job]));
+    assert_eq!(secrets(CONFIG, json!({})), None);
+    let none = configured.replace("pull_policy", "use_service_account_image_pull_secrets = true\npull_policy");
+    assert_eq!(secrets(&none, login), None);
+}
+
+#[test]
+fn the_log_hears_how_the_pod_is_made() {
+    let payload = json!({"image": {"name": "a", "pull_policy": ["always"]}, "services": [{"name": "redis"}],
+        "variables": [{"key": "KUBERNETES_NAMESPACE_OVERWRITE", "value": "ci-x"}]});
+    let open = CONFIG
+        .replace("[\"if-not-present\"]", "[\"if-not-present\", \"always\"]")
+        .replace("pull_policy", "namespace_overwrite_allowed = \"^ci-.*\"\npull_policy");
+    let (job, runner) = (job_of(payload), runner_of(&open));
+    let expected = [
+        "Using effective pull policy of [always] for container build",
+        "Using effective pull policy of [always] for container helper",
+        "Using effective pull policy of [if-not-present always] for container svc-0",
+    ];
+    assert_eq!(pull_notes(&job, &runner), expected);
+    assert_eq!(notes(&job, &runner, NEW), ["\"Namespace\" overwritten with \"ci-x\""]);
+    let without = CONFIG.replace("pull_policy = [\"if-not-present\"]\n", "");
+    assert_eq!(pull_notes(&job_of(json!({})), &runner_of(&without)), Vec::<String>::new());
+    assert_eq!(warnings(&job_of(json!({})), &runner_of(CONFIG)), ["Namespace is empty, therefore assuming 'default'."]);
 }

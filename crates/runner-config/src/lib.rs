@@ -72,6 +72,11 @@ pub struct Runner {
     pub output_limit: u64,
     /// Least number of tries to tell GitLab how a job ended; 0 means 10.
     pub job_status_final_update_retry_limit: u32,
+    /// After this many refusals in a row the runner is left alone; 0 means 3.
+    pub unhealthy_requests_limit: u32,
+    /// For how long, as Go writes durations; an hour when empty.
+    #[serde(deserialize_with = "duration")]
+    pub unhealthy_interval: String,
     /// How long fetching the source may take, as Go writes durations; as long as the job when empty.
     #[serde(deserialize_with = "duration")]
     pub get_sources_timeout: String,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gitlab_api::UpdateJob;
-use gitlab_client::{Client, ClientConfig, Hints};
+use gitlab_client::{Client, ClientConfig, Hints, Patch};
 use job::Secret;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -68,7 +68,7 @@ pub fn run(input: &[u8]) -> String {
         let client = Client::new(&ClientConfig { url: line.url.clone(), ..ClientConfig::default() }).expect("a client");
         let token = Secret::new("token");
         if is_patch(input) {
-            let patched = client.patch_trace(1, &token, 0, Bytes::from_static(b"x")).await;
+            let patched = client.patch_trace(1, &token, Patch::at(0, Bytes::from_static(b"x"))).await;
             patched.map(|(outcome, hints)| (format!("{outcome:?}"), hints))
         } else {
             let updated = client.update_job(1, &token, &UpdateJob::default()).await;

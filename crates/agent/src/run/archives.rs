@@ -1,13 +1,13 @@
 //! Artifacts between the project directory and GitLab, as stages of the job.
 
+use super::Ending;
 use super::stages::{Stages, helper_failed};
 use super::transfers;
-use super::{Ending, durations};
 use crate::provenance::{self, Facts};
 use crate::{artifacts, reports};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
-use job::{Artifact, ArtifactFormat, Dependency, FailureReason};
+use job::{Artifact, ArtifactFormat, Dependency, FailureReason, durations};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A log is no speedometer.
@@ -44,7 +44,8 @@ impl Stages<'_> {
     async fn download(&self, dependency: &Dependency) -> Result<()> {
         self.trace.work_line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
         let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
-        let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), &archive).await;
+        let direct = self.setting.flags.is_on("FF_USE_DIRECT_DOWNLOAD");
+        let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), direct, &archive).await;
         self.metered("Downloading artifacts", transfers::persist(&self.trace, "the download", transfer)).await?;
         let (from, into) = (archive.to_path_buf(), self.setting.directory.clone());
         let files = tokio::task::spawn_blocking(move || artifacts::unpack(&from, &into))
@@ -107,11 +108,17 @@ impl Stages<'_> {
         Some(Facts::of(self.plan, name, (&provenance::at(self.began), &provenance::at(SystemTime::now()))))
     }
 
+    async fn untracked(&self) -> Vec<std::path::PathBuf> {
+        let files = self.sources().untracked().await;
+        if files.is_none() {
+            self.trace.work_line("\x1b[0;33mWARNING: untracked: there is no repository to ask").await;
+        }
+        files.unwrap_or_default()
+    }
+
     async fn upload(&self, artifact: &Artifact) -> Result<()> {
         self.trace.work_line("\x1b[32;1mUploading artifacts...").await;
-        if artifact.untracked {
-            self.trace.work_line("\x1b[0;33mWARNING: artifacts with untracked are not supported by gantry yet").await;
-        }
+        let untracked = if artifact.untracked { Some(self.untracked().await) } else { None };
         let variables = &self.setting.expanded;
         let expand = |list: &[String]| list.iter().map(|text| variables.expand(text)).collect();
         let expanded = Artifact { paths: expand(&artifact.paths), exclude: expand(&artifact.exclude), ..artifact.clone() };
@@ -121,6 +128,9 @@ impl Stages<'_> {
         let provenance = self.provenance(artifact).await;
         let packed = tokio::task::spawn_blocking(move || {
             let mut selection = artifacts::select(&directory, &expanded)?;
+            if let Some(files) = untracked {
+                selection.add_untracked(&directory, files, &expanded);
+            }
             if let Some(facts) = provenance.filter(|_| !selection.paths.is_empty()) {
                 let place = facts.write(&directory, &selection.paths)?;
                 selection.paths.insert(place);
@@ -136,13 +146,7 @@ impl Stages<'_> {
         });
         let selection = packed.await.context("the packing was given up")??;
         for (pattern, count) in &selection.found {
-            let line = match count {
-                0 => format!(
-                    "\x1b[0;33mWARNING: {pattern}: no matching files. Ensure that the artifact path is relative to the working directory"
-                ),
-                count => format!("{pattern}: found {count} matching artifact files and directories"),
-            };
-            self.trace.work_line(&line).await;
+            self.trace.work_line(&found(pattern, *count)).await;
         }
         if selection.paths.is_empty() {
             self.trace.work_line("\x1b[31;1mERROR: No files to upload").await;
@@ -161,6 +165,18 @@ impl Stages<'_> {
             .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
             .await;
         Ok(())
+    }
+}
+
+/// What a pattern found.
+fn found(pattern: &str, count: usize) -> String {
+    match (pattern, count) {
+        (artifacts::UNTRACKED, 0) => "\x1b[0;33mWARNING: untracked: no files".to_owned(),
+        (artifacts::UNTRACKED, count) => format!("untracked: found {count} files"),
+        (_, 0) => format!(
+            "\x1b[0;33mWARNING: {pattern}: no matching files. Ensure that the artifact path is relative to the working directory"
+        ),
+        _ => format!("{pattern}: found {count} matching artifact files and directories"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! end everything. A timeout of the job skips `after_script` and uploads, as GitLab Runner does (behaviour 10).
 
 use super::setting::Setting;
-use super::{Ending, Places, durations, ownership, services};
+use super::{Ending, Places, ownership, services};
 use crate::build::{Build, BuildError, Event, Exited};
 use crate::git::Sources;
 use crate::script::{self, Group, ScriptParts};
@@ -13,7 +13,7 @@ use agent_contract::serve::FrameError;
 use agent_contract::{Plan, names};
 use gitlab_api::log::{self, Stream};
 use gitlab_client::Client;
-use job::{FailureReason, RemoteState, Step};
+use job::{FailureReason, RemoteState, Step, durations};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -96,7 +96,9 @@ impl<'a> Stages<'a> {
 
     /// All stages.
     pub async fn run(&mut self) -> Ending {
-        self.header().await;
+        self.header();
+        self.resolve_secrets().await;
+        self.prepare_executor().await;
         let guard = Guard { remote: self.remote.clone(), deadline: self.deadline, timeout: self.plan.timeout() };
         let mut ending = match guard.run(true, self.prepare()).await {
             Ok(()) => self.steps().await,
@@ -149,36 +151,9 @@ impl<'a> Stages<'a> {
         *ending != Ending::Abandoned && *ending != terminated() && Instant::now() < self.deadline
     }
 
-    async fn header(&self) {
-        let settings = &self.plan.settings;
-        self.trace.line(&format!("\x1b[0KRunning with gantry {}", settings.version)).await;
-        let runner = format!("  on {} {}, system ID: {}", settings.runner_name, settings.runner_short_token, settings.system_id);
-        self.trace.line(&format!("\x1b[0K{runner}")).await;
-        let unusual = self.setting.flags.unusual();
-        if !unusual.is_empty() {
-            self.trace.line(&format!("\x1b[0K  feature flags: {unusual}")).await;
-        }
-        if !self.setting.warnings.is_empty() {
-            self.trace.line(&format!("\x1b[0;33mWARNING: {}", self.setting.warnings.join("\n"))).await;
-        }
-        self.section("prepare_executor", "Preparing the \"kubernetes\" executor").await;
-        for note in &settings.notes {
-            self.trace.line(&format!("\x1b[0K{note}")).await;
-        }
-        self.trace.line(&format!("\x1b[0KUsing Kubernetes namespace: {}", settings.namespace)).await;
-        self.trace.line(&format!("\x1b[0KUsing Kubernetes executor with image {} ...", settings.image)).await;
-        for one in &self.plan.job.unsupported {
-            self.trace.line(&format!("\x1b[0;33mWARNING: {} is not supported by gantry yet", one.what)).await;
-        }
-        for warning in &settings.warnings {
-            self.trace.line(&format!("\x1b[0;33mWARNING: {warning}")).await;
-        }
-        self.section_end("prepare_executor").await;
-    }
-
     async fn prepare(&mut self) -> Result<(), Ending> {
         if let Some(fatal) = self.plan.job.unsupported.iter().find(|one| one.fatal) {
-            let message = format!("the job needs {}, which gantry does not support yet", fatal.what);
+            let message = format!("the job needs {}, which gantry does not do yet", fatal.what);
             return Err(Ending::failed(FailureReason::RunnerConfigurationError, message));
         }
         if let Some(ending) = self.impossible.take() {
@@ -252,7 +227,7 @@ impl<'a> Stages<'a> {
         Err(helper_failed())
     }
 
-    fn sources(&self) -> Sources<'_> {
+    pub(super) fn sources(&self) -> Sources<'_> {
         let setting = &self.setting;
         Sources {
             plan: self.plan,
@@ -276,6 +251,7 @@ impl<'a> Stages<'a> {
 
     /// Every step but `after_script`, as long as their conditions hold.
     async fn steps(&mut self) -> Ending {
+        self.policy().await;
         let mut ending = Ending::Success;
         // One limit for all of them.
         let limit = self.limit("RUNNER_SCRIPT_TIMEOUT", LONGEST).await;
@@ -474,10 +450,14 @@ impl<'a> Stages<'a> {
     }
 
     pub(super) async fn section(&self, id: &str, title: &str) {
+        self.section_start(id);
+        self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m")).await;
+    }
+
+    pub(super) fn section_start(&self, id: &str) {
         if self.plan.job.features.trace_sections {
             self.trace.own(Stream::RUNNER, log::section_start(now(), id, "").as_bytes());
         }
-        self.trace.line(&format!("\x1b[0K\x1b[36;1m{title}\x1b[0;m")).await;
     }
 
     pub(super) async fn section_end(&self, id: &str) {

@@ -5,9 +5,9 @@
 //! sent, because the whole is not ours. A GitLab that is away is tried again for as long as the job has time.
 
 use super::Trace;
-use gitlab_api::UpdateJob;
 use gitlab_api::update_job::{Output, checksum_text};
-use gitlab_client::{Client, ClientError, Hints, PatchOutcome, UpdateOutcome};
+use gitlab_api::{Info, UpdateJob};
+use gitlab_client::{Client, ClientError, Hints, Patch, PatchOutcome, UpdateOutcome};
 use job::{JobId, JobState, RemoteState, Secret};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -38,6 +38,10 @@ pub struct Owner {
     pub id: JobId,
     /// Its token.
     pub token: Secret,
+    /// What is said of the runner with every update.
+    pub info: Info,
+    /// Its trace may show more than it should.
+    pub debug_trace: bool,
 }
 
 /// How the job ended, for the final update.
@@ -184,9 +188,10 @@ impl Trace {
         let output = {
             let state = self.lock();
             let checksum = (state.base == 0).then(|| checksum_text(state.spool.crc32()));
-            state.facts.then(|| Output { checksum, bytesize: state.base + state.spool.length() })
+            state.facts.then(|| Output { checksum, bytesize: state.end() })
         };
         let body = UpdateJob {
+            info: owner.info.clone(),
             token: owner.token.expose().to_owned(),
             state: ending.state.as_str().to_owned(),
             failure_reason: ending.failure_reason.map(str::to_owned),
@@ -208,7 +213,7 @@ impl Trace {
                 // What cannot be sent again can only be let stand.
                 state.facts = state.spool.is_whole();
                 if state.facts {
-                    (state.sent, state.base) = (0, 0);
+                    (state.sent, state.base, state.skipped) = (0, 0, 0);
                     state.unanswered.clear();
                 }
                 Told::NotYet
@@ -217,9 +222,9 @@ impl Trace {
     }
 
     async fn patch(&self, owner: &Owner) -> Result<Option<Hints>, ClientError> {
-        let (start, position, bytes) = {
+        let (start, position, bytes, nothing_sent) = {
             let state = self.lock();
-            (state.sent, state.base + state.sent, state.spool.read(state.sent, PATCH))
+            (state.sent, state.position(state.sent), state.spool.read(state.sent, PATCH), state.sent == state.skipped)
         };
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -233,11 +238,12 @@ impl Trace {
         let length = bytes.len() as u64;
         // Noted before the call, because the task may be ended in the middle of it.
         let end = position + length;
-        let first_try = start == 0 && !self.lock().unanswered.contains(&end);
+        let first_try = nothing_sent && !self.lock().unanswered.contains(&end);
         if first_try {
             self.lock().unanswered.push(end);
         }
-        let (outcome, hints) = owner.client.patch_trace(owner.id, &owner.token, position, bytes.into()).await?;
+        let patch = Patch { start: position, bytes: bytes.into(), debug_trace: owner.debug_trace };
+        let (outcome, hints) = owner.client.patch_trace(owner.id, &owner.token, patch).await?;
         let mut state = self.lock();
         state.heard = Some(Instant::now());
         if first_try {
@@ -247,8 +253,13 @@ impl Trace {
             PatchOutcome::Accepted => state.sent = start + length,
             // While nothing of ours is known to stand there the bytes are either ours, from a patch whose answer was lost,
             // or the manager's, which then stay in front; it may write once more before it sees that we are there.
-            PatchOutcome::Resync(at) if start == 0 && !state.unanswered.contains(&at) => state.base = at,
-            PatchOutcome::Resync(at) => state.sent = at.saturating_sub(state.base).min(state.spool.length()),
+            PatchOutcome::Resync(at) if nothing_sent && !state.unanswered.contains(&at) => {
+                state.base = at;
+                (state.sent, state.skipped) = (state.header, state.header);
+            }
+            PatchOutcome::Resync(at) => {
+                state.sent = (at.saturating_sub(state.base) + state.skipped).min(state.spool.length());
+            }
             PatchOutcome::Gone | PatchOutcome::Forbidden => state.gone = true,
         }
         if state.spool.in_memory() > 0 {
@@ -264,6 +275,7 @@ impl Trace {
 
     async fn touch(&self, owner: &Owner) -> Result<Hints, ClientError> {
         let body = UpdateJob {
+            info: owner.info.clone(),
             token: owner.token.expose().to_owned(),
             state: JobState::Running.as_str().to_owned(),
             ..UpdateJob::default()

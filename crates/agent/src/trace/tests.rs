@@ -61,7 +61,13 @@ impl Gitlab {
         let gitlab = self.clone();
         let service = Service::new(move |request| gitlab.clone().answer(request));
         let config = ClientConfig { url: "http://gitlab".to_owned(), ..ClientConfig::default() };
-        Owner { client: Client::over(&config, service).unwrap(), id: 7, token: Secret::new("token") }
+        Owner {
+            client: Client::over(&config, service).unwrap(),
+            id: 7,
+            token: Secret::new("token"),
+            info: gitlab_api::Info::of_kubernetes("1.0"),
+            debug_trace: false,
+        }
     }
 
     async fn answer(self, request: http::Request<Body>) -> io::Result<http::Response<Body>> {

@@ -49,6 +49,7 @@ struct Known {
     hold_uploads: Duration,
     upload_faults: VecDeque<Fault>,
     calls: usize,
+    debug_traces: Vec<bool>,
 }
 
 type Shared = Arc<Mutex<Known>>;
@@ -130,6 +131,13 @@ impl Gitlab {
         self.known.lock().unwrap().offered.insert(job, archive);
     }
 
+    /// What patches said of their trace, without repetitions.
+    pub fn debug_traces(&self) -> Vec<bool> {
+        let mut said = self.known.lock().unwrap().debug_traces.clone();
+        said.dedup();
+        said
+    }
+
     pub async fn wait_for(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !condition(&self.trace()) {
@@ -147,8 +155,14 @@ fn with_headers(known: &Known, status: u16) -> Response {
     (code, extra, "{}").into_response()
 }
 
-async fn append(State(known): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn append(
+    State(known): State<Shared>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let mut known = known.lock().unwrap();
+    known.debug_traces.push(query["debug_trace"] == "true");
     known.calls += 1;
     let fault = known.faults.front().copied().filter(|fault| !matches!(fault, Fault::StillChecking));
     if fault.is_some() {

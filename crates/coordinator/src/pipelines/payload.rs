@@ -61,7 +61,8 @@ pub fn make(db: &Connection, job: &JobRow, runner: (&Runner, &Info), place: (&st
         image: &image,
         url,
     };
-    made.variables = variables::of_job(&facts, std::mem::take(&mut made.variables));
+    let from_reports = reports(db, job)?;
+    made.variables = variables::of_job(&facts, std::mem::take(&mut made.variables), from_reports);
     made.id = job.id;
     made.token.clone_from(&job.token);
     made.job_info.pipeline_id = job.pipeline;
@@ -106,6 +107,30 @@ fn features() -> payload::Features {
         token_mask_prefixes: TOKEN_PREFIXES.map(str::to_owned).to_vec(),
         failure_reasons: known.map(|reason| reason.as_str().to_owned()).collect(),
     }
+}
+
+/// Variables that earlier jobs left, of those whose archives the job gets.
+fn reports(db: &Connection, job: &JobRow) -> Result<Vec<payload::Variable>, Error> {
+    const SELECT: &str = "SELECT jobs.name, jobs.stage_index, dotenv.key, dotenv.value FROM dotenv \
+         JOIN jobs ON jobs.id = dotenv.job WHERE jobs.pipeline = ?1 ORDER BY jobs.id, dotenv.position";
+    let query = || {
+        let mut statement = db.prepare_cached(SELECT)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let (name, stage): (String, u64) = (row.get(0)?, row.get(1)?);
+            let variable = payload::Variable { key: row.get(2)?, value: row.get(3)?, ..payload::Variable::default() };
+            Ok((name, stage, variable))
+        };
+        statement.query_map([job.pipeline], read)?.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let found = query().map_err(Error::store("read the reports of earlier jobs"))?;
+    let gets = |name: &str, stage: u64| {
+        let by_order = match &job.schedule.needs {
+            Some(needs) => needs.iter().any(|need| need.artifacts && need.job == name),
+            None => stage < job.stage_index as u64,
+        };
+        by_order && job.schedule.dependencies.as_ref().is_none_or(|wanted| wanted.iter().any(|one| one == name))
+    };
+    Ok(found.into_iter().filter(|(name, stage, _)| gets(name, *stage)).map(|(_, _, variable)| variable).collect())
 }
 
 /// Archives that the job gets: of its needs, else of all earlier stages; fewer when `dependencies` says so.

@@ -10,6 +10,7 @@ use serde_json::json;
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
 /// GitLab's longest time for a job.
 const MOST_TIMEOUT_SECONDS: u64 = 31 * 24 * 3600;
+const DOTENV: &str = crate::dotenv::KIND;
 /// GitLab's depth of a clone.
 const DEFAULT_DEPTH: u32 = 20;
 
@@ -54,10 +55,8 @@ fn steps(job: &PipelineJob) -> Vec<payload::Step> {
 }
 
 fn artifacts(job: &PipelineJob) -> Vec<payload::Artifact> {
-    let Some(artifacts) = job.artifacts.as_ref().filter(|one| one.untracked || !one.paths.is_empty()) else {
-        return Vec::new();
-    };
-    vec![payload::Artifact {
+    let Some(artifacts) = &job.artifacts else { return Vec::new() };
+    let archive = (artifacts.untracked || !artifacts.paths.is_empty()).then(|| payload::Artifact {
         name: artifacts.name.clone(),
         untracked: artifacts.untracked,
         paths: artifacts.paths.clone(),
@@ -66,7 +65,18 @@ fn artifacts(job: &PipelineJob) -> Vec<payload::Artifact> {
         artifact_type: "archive".to_owned(),
         artifact_format: "zip".to_owned(),
         expire_in: artifacts.expire_in.clone(),
-    }]
+    });
+    // A report goes up however the job ends.
+    let dotenv = (!artifacts.dotenv.is_empty()).then(|| payload::Artifact {
+        name: DOTENV.to_owned(),
+        paths: artifacts.dotenv.clone(),
+        when: "always".to_owned(),
+        artifact_type: DOTENV.to_owned(),
+        artifact_format: "gzip".to_owned(),
+        expire_in: artifacts.expire_in.clone(),
+        ..payload::Artifact::default()
+    });
+    archive.into_iter().chain(dotenv).collect()
 }
 
 fn image(image: &Image) -> payload::Image {

@@ -1,7 +1,7 @@
 //! Predefined variables: GitLab's names, with values from git and from us, never invented.
 //!
 //! Order is GitLab's precedence (a later one wins): predefined, then those of the file, then `GITLAB_USER_*`, then those
-//! of the project, then those the user gave. What cannot be known here (merge requests, registries, Pages) is left unset.
+//! of dotenv reports, then those of the project, then those the user gave. What cannot be known here (merge requests, registries, Pages) is left unset.
 
 use super::{PipelineContext, payload::Facts};
 use gitlab_api::payload::Variable;
@@ -139,7 +139,7 @@ fn commit(pairs: &mut Pairs, context: &PipelineContext) {
 }
 
 /// Everything that a job gets, in order.
-pub fn of_job(facts: &Facts<'_>, from_file: Vec<Variable>) -> Vec<Variable> {
+pub fn of_job(facts: &Facts<'_>, from_file: Vec<Variable>, from_reports: Vec<Variable>) -> Vec<Variable> {
     let context = facts.context;
     let mut pairs = Pairs(of_pipeline(context, (Some(facts.project.id), &facts.project.path), facts.url));
     let project_url = format!("{}/{}", facts.url, facts.project.path);
@@ -170,6 +170,7 @@ pub fn of_job(facts: &Facts<'_>, from_file: Vec<Variable>) -> Vec<Variable> {
     variables.push(Variable { key: "CI_REPOSITORY_URL".into(), value: facts.repository_url(), ..Variable::default() });
     variables.extend(from_file);
     variables.extend(of_user(context).into_iter().map(public));
+    variables.extend(from_reports);
     variables.extend(context.project_variables.iter().map(|one| {
         let (key, value) = (one.key.clone(), one.value.clone());
         Variable { key, value, masked: one.masked, file: one.file, raw: one.raw, ..Variable::default() }

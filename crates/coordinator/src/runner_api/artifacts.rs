@@ -6,6 +6,7 @@
 use super::multipart::{self, MultipartError, Upload};
 use super::{Headers, Refusal, Shared, authenticate, blocking, text};
 use crate::archives::{self, Received};
+use crate::dotenv;
 use crate::engine::Inner;
 use crate::store::rows::{self, ArtifactRow};
 use axum::body::Body;
@@ -75,7 +76,15 @@ pub async fn upload(
     blocking(move || {
         // It may have been cancelled while the archive came in.
         held(&inner, id, &token)?;
+        let report = if received.kind == dotenv::KIND {
+            dotenv::read(&incoming.0).map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, why))?
+        } else {
+            Vec::new()
+        };
         archives::keep(&inner, id, &incoming.0, &received)?;
+        if received.kind == dotenv::KIND {
+            inner.write(|writer| dotenv::keep(writer.db(), id, &report))?;
+        }
         Ok((StatusCode::CREATED, axum::Json(201)).into_response())
     })
     .await

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use std::path::Path;
 
 /// Each step brings `user_version` up by one; steps that were released are never edited.
-const MIGRATIONS: &[&str] = &[include_str!("0001_begin.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("0001_begin.sql"), include_str!("0002_dotenv.sql")];
 
 /// Opens the database of `directory` and brings it up to date.
 ///

@@ -1,7 +1,7 @@
 //! Archives up and down, with right and wrong tokens.
 
 use crate::server::{Server, job, leaves, quick};
-use ci_yaml::pipeline::{Need, PipelineJob};
+use ci_yaml::pipeline::{Artifacts, Need, PipelineJob, YamlVariable};
 use coordinator::Settings;
 use gitlab_api::JobResponse;
 use gitlab_api::artifacts::UploadQuery;
@@ -17,7 +17,7 @@ async fn upload(server: &Server, job: &JobResponse, content: &[u8]) -> Result<()
 
 async fn download(server: &Server, id: u64, token: &str) -> Result<Vec<u8>, ArtifactError> {
     let into = server.directory.path().join("down.zip");
-    server.client.download_artifact((id, &Secret::new(token)), &into).await?;
+    server.client.download_artifact((id, &Secret::new(token)), true, &into).await?;
     Ok(std::fs::read(&into).unwrap())
 }
 
@@ -37,7 +37,7 @@ async fn an_archive_goes_from_job_to_job_and_to_nobody_else() {
     upload(&server, &make, b"first try").await.unwrap();
     upload(&server, &make, &content).await.unwrap();
     server.end(&make, "success").await;
-    assert!(matches!(upload(&server, &make, b"late").await, Err(ArtifactError::Refused(403))));
+    assert!(matches!(upload(&server, &make, b"late").await, Err(ArtifactError::Refused { status: 403, .. })));
     let user = server.take().await;
     let given = &user.dependencies[0];
     assert_eq!((given.id, given.name.as_str(), given.artifacts_file.filename.as_str()), (make.id, "make", "out.zip"));
@@ -47,13 +47,13 @@ async fn an_archive_goes_from_job_to_job_and_to_nobody_else() {
     server.pipeline(&["one"], vec![job("other", "one")]);
     let other = server.take().await;
     for token in ["", "wrong", other.token.as_str()] {
-        assert!(matches!(download(&server, make.id, token).await, Err(ArtifactError::Refused(403))), "{token}");
+        assert!(matches!(download(&server, make.id, token).await, Err(ArtifactError::Refused { status: 403, .. })), "{token}");
     }
     assert!(matches!(download(&server, user.id, &user.token).await, Err(ArtifactError::NotFound)));
     assert!(matches!(download(&server, 999, &user.token).await, Err(ArtifactError::NotFound)));
     assert!(matches!(
         upload(&server, &JobResponse { token: "wrong".into(), ..other }, b"x").await,
-        Err(ArtifactError::Refused(403))
+        Err(ArtifactError::Refused { status: 403, .. })
     ));
     let kept = std::fs::read_dir(server.directory.path().join(format!("state/artifacts/{}", make.id))).unwrap().count();
     assert_eq!(kept, 1, "the first try is gone");
@@ -119,4 +119,42 @@ async fn an_archive_that_is_too_large_or_broken_off_leaves_nothing() {
     upload(&server, &job, &[b'x'; 1000]).await.unwrap();
     let incoming = std::fs::read_dir(server.directory.path().join("state/artifacts/incoming")).unwrap().count();
     assert_eq!(incoming, 0);
+}
+
+#[tokio::test]
+async fn variables_of_a_dotenv_report_reach_the_jobs_that_get_its_archives() {
+    let server = Server::start().await;
+    let artifacts = Artifacts { dotenv: vec!["build.env".into()], ..Artifacts::default() };
+    let make = PipelineJob { artifacts: Some(artifacts), ..job("make", "one") };
+    let none = PipelineJob { dependencies: Some(Vec::new()), ..job("none", "two") };
+    let variable = YamlVariable { key: "VERSION".into(), value: "of the file".into(), ..YamlVariable::default() };
+    let user = PipelineJob { variables: vec![variable], ..job("use", "two") };
+    server.pipeline(&["one", "two"], vec![make, user, none, needs(job("apart", "two"), &[("make", false)])]);
+    let make = server.take().await;
+    let wanted = &make.artifacts[0];
+    let said = (wanted.artifact_type.as_str(), wanted.artifact_format.as_str(), wanted.when.as_str());
+    assert_eq!((said, wanted.paths.as_slice()), (("dotenv", "gzip", "always"), ["build.env".to_owned()].as_slice()));
+    let report = async |text: &str| {
+        let packed = server.directory.path().join("dotenv.gz");
+        let mut encoder = flate2::write::GzEncoder::new(std::fs::File::create(&packed).unwrap(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        encoder.finish().unwrap();
+        let query = UploadQuery { artifact_format: "gzip".into(), artifact_type: "dotenv".into(), ..UploadQuery::default() };
+        server.client.upload_artifact((make.id, &Secret::new(make.token.clone())), &query, "dotenv.gz", &packed).await
+    };
+    assert!(report("no variable").await.is_err());
+    assert!(report(&format!("A={}", "x".repeat(6000))).await.is_err());
+    report("VERSION=1\nFIRST=try").await.unwrap();
+    report("VERSION=2\nURL=http://x/?a=b").await.unwrap();
+    server.end(&make, "success").await;
+    for _ in 0..3 {
+        let job = server.take().await;
+        let value = |key: &str| job.variables.iter().rfind(|one| one.key == key).map(|one| one.value.clone());
+        let values = (value("VERSION"), value("URL"), value("FIRST"));
+        let text = |text: &str| Some(text.to_owned());
+        let expected = if job.job_info.name == "use" { (text("2"), text("http://x/?a=b"), None) } else { (None, None, None) };
+        assert_eq!(values, expected, "{}", job.job_info.name);
+        assert!(job.dependencies.is_empty(), "a report is no archive");
+        server.end(&job, "success").await;
+    }
 }

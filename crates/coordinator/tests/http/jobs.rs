@@ -4,7 +4,7 @@ use crate::server::{Server, client, job, job_request, quick, serve, wait_for};
 use coordinator::{Coordinator, Event, JobStatus, PipelineStatus, Settings};
 use gitlab_api::update_job::checksum_text;
 use gitlab_api::{JobResponse, Output, UpdateJob};
-use gitlab_client::{ClientError, PatchOutcome, UpdateOutcome};
+use gitlab_client::{ClientError, Patch, PatchOutcome, UpdateOutcome};
 use job::{RemoteState, Secret};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn a_job_is_handed_out_traced_and_finished() {
     assert_eq!(job.git.refspecs, [format!("+0123456789012345678901234567890123456789:refs/pipelines/{pipeline}")]);
     let (first, second) = (b"hello ".as_slice(), b"world\n".as_slice());
     for (start, bytes) in [(0, first), (6, second)] {
-        let patched = server.client.patch_trace(job.id, &job.token, start, bytes.into()).await.unwrap();
+        let patched = server.client.patch_trace(job.id, &job.token, Patch::at(start, bytes)).await.unwrap();
         assert_eq!(patched.0, PatchOutcome::Accepted);
         assert_eq!((patched.1.remote, patched.1.update_interval), (RemoteState::Running, Some(Duration::from_secs(1))));
     }
@@ -50,7 +50,7 @@ async fn a_job_is_handed_out_traced_and_finished() {
 
 async fn patch(server: &Server, job: &JobResponse, start: u64, bytes: &'static [u8]) -> (PatchOutcome, RemoteState) {
     let token = Secret::new(job.token.clone());
-    let (outcome, hints) = server.client.patch_trace(job.id, &token, start, bytes.into()).await.unwrap();
+    let (outcome, hints) = server.client.patch_trace(job.id, &token, Patch::at(start, bytes)).await.unwrap();
     (outcome, hints.remote)
 }
 
@@ -59,8 +59,8 @@ async fn an_unknown_runner_is_refused_and_a_known_one_verified() {
     let server = Server::start().await;
     assert!(matches!(server.request_as(&Secret::new("glrt-no")).await, Err(ClientError::Forbidden { .. })));
     let info = job_request("").info;
-    assert!(server.client.verify_runner(&server.runner, &info, "s_1").await.unwrap());
-    assert!(!server.client.verify_runner(&Secret::new("glrt-no"), &info, "s_1").await.unwrap());
+    assert!(server.client.verify_runner(&server.runner, &info, "s_1").await.unwrap().is_some());
+    assert!(server.client.verify_runner(&Secret::new("glrt-no"), &info, "s_1").await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -253,8 +253,8 @@ async fn a_coordinator_that_is_opened_again_goes_on() {
     let (url, serving) = serve(&again).await;
     let client = client(&url);
     let token = Secret::new(a.token.clone());
-    assert_eq!(client.patch_trace(a.id, &token, 0, b"x".as_slice().into()).await.unwrap().0, PatchOutcome::Resync(7));
-    assert_eq!(client.patch_trace(a.id, &token, 7, b"after".as_slice().into()).await.unwrap().0, PatchOutcome::Accepted);
+    assert_eq!(client.patch_trace(a.id, &token, Patch::at(0, b"x".as_slice())).await.unwrap().0, PatchOutcome::Resync(7));
+    assert_eq!(client.patch_trace(a.id, &token, Patch::at(7, b"after".as_slice())).await.unwrap().0, PatchOutcome::Accepted);
     let body = UpdateJob { state: "success".into(), ..facts(b"before after") };
     assert_eq!(client.update_job(a.id, &token, &body).await.unwrap().0, UpdateOutcome::Accepted);
     let next = client.request_job(&server.runner, &job_request("")).await.unwrap().job.expect("the next stage has begun");
@@ -279,7 +279,7 @@ async fn a_hundred_megabytes_of_trace_arrive_byte_for_byte() {
     for number in 0..100_u8 {
         let piece: Vec<u8> = (0..1_048_576_u32).map(|at| (at as u8).wrapping_mul(7).wrapping_add(number)).collect();
         checksum.update(&piece);
-        let (outcome, _) = server.client.patch_trace(job.id, &token, length, piece.into()).await.unwrap();
+        let (outcome, _) = server.client.patch_trace(job.id, &token, Patch::at(length, piece)).await.unwrap();
         assert_eq!(outcome, PatchOutcome::Accepted);
         length += 1_048_576;
     }

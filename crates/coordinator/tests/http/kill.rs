@@ -4,7 +4,7 @@ use crate::server::{client, job, job_request, serve};
 use ci_yaml::pipeline::Pipeline;
 use coordinator::{Coordinator, JobStatus, NewPipeline, PipelineContext};
 use gitlab_api::UpdateJob;
-use gitlab_client::{PatchOutcome, UpdateOutcome};
+use gitlab_client::{Patch, PatchOutcome, UpdateOutcome};
 use job::Secret;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -57,13 +57,13 @@ async fn a_killed_process_has_kept_what_it_promised() {
         let token = Secret::new(taken.token.clone());
         assert_eq!(client.update_job(taken.id, &token, &update("running")).await.unwrap().0, UpdateOutcome::Accepted);
         let bytes = vec![b'0' + round; 1000 * usize::from(round + 1)];
-        let (outcome, _) = client.patch_trace(taken.id, &token, 0, bytes.clone().into()).await.unwrap();
+        let (outcome, _) = client.patch_trace(taken.id, &token, Patch::at(0, bytes.clone())).await.unwrap();
         assert_eq!(outcome, PatchOutcome::Accepted);
         promised.push((taken.id, token.clone(), bytes.clone()));
         // More is under way when it dies.
         let busy = tokio::spawn(async move {
             let mut at = bytes.len() as u64;
-            while client.patch_trace(taken.id, &token, at, vec![b'x'; 500_000].into()).await.is_ok() {
+            while client.patch_trace(taken.id, &token, Patch::at(at, vec![b'x'; 500_000])).await.is_ok() {
                 at += 500_000;
             }
         });

@@ -328,9 +328,10 @@ async fn lines_of_the_manager_are_stamped_unless_the_job_turns_it_off() {
     }
     let line = b"\x1b[31;1mERROR: Job failed: memory_limit = \"much\" is not a quantity\x1b[0;m\n";
     let stamped = bench.gitlab.job(7).trace;
-    let stamped = gitlab_api::log::parse_stamp(&stamped).expect("a stamp");
+    let last = stamped.split_inclusive(|byte| *byte == b'\n').next_back().unwrap();
+    let stamped = gitlab_api::log::parse_stamp(last).expect("a stamp");
     assert_eq!((stamped.stream, stamped.text), (gitlab_api::log::Stream::RUNNER, &line[..]));
-    assert_eq!(bench.gitlab.job(8).trace, line);
+    assert!(bench.gitlab.job(8).trace.ends_with(&[b"\n", &line[..]].concat()));
     bench.wait_for_nothing().await;
     manager.stop().await;
 }
@@ -416,5 +417,78 @@ async fn a_job_that_wants_it_reads_the_events_of_its_pod_and_its_images_stand_in
         "{}",
         lines.text()
     );
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn lines_of_the_manager_begin_with_the_header() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "memory_limit = \"much\"");
+    let mut asking = payload(7);
+    asking["variables"] = json!([{"key": "FF_SCRIPT_SECTIONS", "value": "1"}]);
+    bench.gitlab.offer(asking);
+    until("the report", || bench.gitlab.job(7).finals() == 1).await;
+    let whole = bench.gitlab.job(7).whole();
+    let lines: Vec<_> = whole.lines().collect();
+    assert!(lines[0].starts_with("\x1b[0KRunning with gantry "), "{whole}");
+    assert!(lines[1].starts_with("\x1b[0K  on ") && lines[1].contains(", system ID: "), "{whole}");
+    assert_eq!(lines[2], "\x1b[0K  feature flags: FF_SCRIPT_SECTIONS:true\x1b[0;m");
+    assert!(lines[3].starts_with("\x1b[31;1mERROR: Job failed: ") && lines.len() == 4, "{whole}");
+    let info = bench.gitlab.job(7).last().unwrap().info;
+    assert!(info.features.cancel_gracefully && info.name == "gitlab-runner", "a last word of the manager tells it too");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_with_inputs_runs_with_their_values() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut asking = payload(7);
+    let input = |content: &str| json!([{"key": "tag", "value": {"type": "string", "content": content, "sensitive": false}}]);
+    asking["inputs"] = input("3.20");
+    asking["image"] = json!({"name": "alpine:${{ job.inputs.tag }}"});
+    bench.gitlab.offer(asking);
+    let name = bench.wait_for_pod(7).await;
+    assert!(bench.all(Kind::Pod).contains("\"alpine:3.20\""), "{}", bench.all(Kind::Pod));
+    bench.set_status(&name, reported());
+    let mut wrong = payload(8);
+    wrong["inputs"] = input("x");
+    wrong["image"] = json!({"name": "alpine:${{ job.inputs.other }}"});
+    wrong["features"] = json!({"failure_reasons": ["runner_configuration_error"]});
+    bench.gitlab.offer(wrong);
+    until("the report", || bench.gitlab.job(8).finals() == 1).await;
+    let told = bench.gitlab.job(8);
+    assert_eq!(told.last().unwrap().failure_reason.as_deref(), Some("runner_configuration_error"));
+    assert!(told.text().contains("failed to interpolate job inputs: there is no \"other\""), "{}", told.text());
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn an_option_of_an_image_that_nobody_knows_is_told_with_its_code() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut asking = payload(7);
+    asking["image"] = json!({"name": "alpine", "executor_opts": {"kubernetes": {"group": "x"}}});
+    bench.gitlab.offer(asking);
+    until("the report", || bench.gitlab.job(7).finals() == 1).await;
+    let last = bench.gitlab.job(7).last().unwrap();
+    assert_eq!((last.failure_reason.as_deref(), last.exit_code), (Some("runner_system_failure"), Some(3)));
+    assert!(bench.gitlab.job(7).text().contains("Unsupported \"image\" options [group]"), "{}", bench.gitlab.job(7).text());
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn the_logins_of_a_job_lie_in_the_secret_of_its_plan() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(2, "");
+    let mut asking = payload(7);
+    asking["credentials"] = json!([{"type": "registry", "url": "r.example", "username": "u", "password": "p"}]);
+    bench.gitlab.offer(asking);
+    let name = bench.wait_for_pod(7).await;
+    let secrets = bench.all(Kind::Secret);
+    assert!(secrets.contains("kubernetes.io/dockerconfigjson") && secrets.contains(".dockerconfigjson"), "{secrets}");
+    assert!(bench.all(Kind::Pod).contains("\"imagePullSecrets\":[{\"name\":"), "{}", bench.all(Kind::Pod));
+    bench.set_status(&name, reported());
+    bench.wait_for_nothing().await;
     manager.stop().await;
 }

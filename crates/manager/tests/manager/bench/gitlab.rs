@@ -65,7 +65,15 @@ pub struct JobThere {
 }
 
 impl JobThere {
+    /// The log without its header.
     pub fn text(&self) -> String {
+        let whole = self.whole();
+        let header = |line: &&str| line.starts_with("\x1b[0KRunning with ") || line.starts_with("\x1b[0K  ");
+        whole.split_inclusive('\n').skip_while(header).collect()
+    }
+
+    /// The log.
+    pub fn whole(&self) -> String {
         String::from_utf8_lossy(&gitlab_api::log::without_stamps(&self.trace)).into_owned()
     }
 
