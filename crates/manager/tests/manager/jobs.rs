@@ -464,7 +464,7 @@ async fn a_job_with_inputs_runs_with_their_values() {
 }
 
 #[tokio::test]
-async fn an_option_of_an_image_that_nobody_knows_is_told_with_its_code() {
+async fn what_is_refused_before_it_begins_is_told_with_its_code() {
     let bench = Bench::start().await;
     let manager = bench.manager(2, "");
     let mut asking = payload(7);
@@ -474,6 +474,13 @@ async fn an_option_of_an_image_that_nobody_knows_is_told_with_its_code() {
     let last = bench.gitlab.job(7).last().unwrap();
     assert_eq!((last.failure_reason.as_deref(), last.exit_code), (Some("runner_system_failure"), Some(3)));
     assert!(bench.gitlab.job(7).text().contains("Unsupported \"image\" options [group]"), "{}", bench.gitlab.job(7).text());
+    let mut both = payload(8);
+    both["run"] = json!("[{\"name\": \"a\"}]");
+    bench.gitlab.offer(both);
+    until("the report", || bench.gitlab.job(8).finals() == 1).await;
+    let last = bench.gitlab.job(8).last().unwrap();
+    assert_eq!((last.failure_reason.as_deref(), last.exit_code), (Some("runner_system_failure"), Some(3)));
+    assert!(bench.gitlab.job(8).text().contains("the job has `run` and `script`"), "{}", bench.gitlab.job(8).text());
     manager.stop().await;
 }
 
