@@ -6,6 +6,7 @@ use agent_contract::serve::Frame;
 use agent_contract::{Plan, Settings};
 use bytes::BytesMut;
 use gitlab_api::JobResponse;
+use std::collections::BTreeMap;
 
 /// One reader of foreign bytes.
 pub struct Target {
@@ -25,6 +26,12 @@ pub const TARGETS: &[Target] = &[
 ];
 
 const PAYLOAD_WORDS: &[&str] = &[
+    "${{ ",
+    " }}",
+    "job.inputs.a",
+    " || ",
+    "[0]",
+    "str(",
     "null",
     "true",
     "[]",
@@ -82,7 +89,7 @@ const FRAME_WORDS: &[&str] = &[
 
 /// A payload that can be read becomes a job, and the job survives the way into its pod.
 fn payload(input: &[u8]) -> String {
-    let payload: JobResponse = match serde_json::from_slice(input) {
+    let mut payload: JobResponse = match serde_json::from_slice(input) {
         Ok(payload) => payload,
         Err(error) => return format!("not read: {error}"),
     };
@@ -90,6 +97,9 @@ fn payload(input: &[u8]) -> String {
     let again: JobResponse = serde_json::from_slice(&again).expect("what was written can be read");
     // Numbers with a fraction aside, which foreign parts of a payload may hold and no part of a job does.
     assert_eq!(again.variables, payload.variables, "a payload reads as it was written");
+    if let Err(error) = payload.interpolate(&BTreeMap::new()) {
+        return format!("no job: {error}");
+    }
     let job = match payload.into_job() {
         Ok(job) => job,
         Err(error) => return format!("no job: {error}"),

@@ -141,8 +141,12 @@ mod tests {
             let error = interpolate(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let deep = format!("${{{{ {}1 }}}}", "(".repeat(10_000));
-        assert!(matches!(interpolate(&deep), Err(MoaError::Syntax(_))));
+        for (begin, part, end) in
+            [("", "(", "1"), ("1", "+1", ""), ("job", ".a", ""), ("", "-", "1"), ("", "\"${{ ", ""), ("", "[", "")]
+        {
+            let deep = format!("${{{{ {begin}{}{end} }}}}", part.repeat(100_000));
+            assert!(matches!(interpolate(&deep), Err(MoaError::Syntax(_))), "{part}");
+        }
     }
 
     #[test]
@@ -158,7 +162,7 @@ mod tests {
     fn a_job_cannot_make_more_of_its_inputs_than_there_is_room_for() {
         let value = Value::String("x".repeat(1024 * 1024));
         let inputs = Inputs::new(vec![Input { name: "x".into(), value, sensitive: false }]);
-        let many = format!("${{{{ [{}] }}}}", "job.inputs.x,".repeat(1000));
+        let many = format!("${{{{ [{}] }}}}", "job.inputs.x,".repeat(40));
         assert!(matches!(inputs.interpolate(&many), Err(MoaError::Meaning(text)) if text.contains("more than")));
         assert!(inputs.interpolate("${{ job.inputs.x }}").is_err());
     }

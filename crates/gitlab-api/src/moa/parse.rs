@@ -5,6 +5,8 @@ use super::value::Value;
 
 /// Deeper nesting is nobody's.
 const DEEPEST: usize = 100;
+/// More operators and properties have no expression: each hangs on the one before, and whoever walks them goes as deep.
+const MOST_LINKS: usize = 250;
 /// Words that are kept for later.
 const RESERVED: &[&str] = &[
     "array",
@@ -68,7 +70,7 @@ pub enum Expression {
 
 /// A text with expressions in it.
 pub fn template(text: &str) -> Result<Vec<Part>, MoaError> {
-    let mut parser = Parser { rest: text, depth: 0 };
+    let mut parser = Parser { rest: text, depth: 0, links: 0 };
     let mut parts = Vec::new();
     while let Some(at) = parser.rest.find("${{") {
         let (before, after) = parser.rest.split_at(at);
@@ -78,6 +80,7 @@ pub fn template(text: &str) -> Result<Vec<Part>, MoaError> {
             continue;
         }
         parts.push(Part::Literal(before.to_owned()));
+        (parser.depth, parser.links) = (0, 0);
         parts.push(Part::Expression(parser.enclosed()?));
     }
     parts.push(Part::Literal(parser.rest.to_owned()));
@@ -87,6 +90,7 @@ pub fn template(text: &str) -> Result<Vec<Part>, MoaError> {
 struct Parser<'t> {
     rest: &'t str,
     depth: usize,
+    links: usize,
 }
 
 impl<'t> Parser<'t> {
@@ -105,6 +109,7 @@ impl<'t> Parser<'t> {
         let Some(operators) = BINARY.get(level) else { return self.unary() };
         let mut left = self.binary(level + 1)?;
         while let Some(operator) = operators.iter().find(|operator| self.take(operator)) {
+            self.link()?;
             let right = self.binary(level + 1)?;
             left = Expression::Binary(operator, Box::new(left), Box::new(right));
         }
@@ -129,10 +134,12 @@ impl<'t> Parser<'t> {
         let mut value = self.primary()?;
         loop {
             if self.take(".") {
+                self.link()?;
                 let name = self.word().ok_or_else(|| self.expected("a name"))?;
                 let name = Expression::Literal(Value::String(name.to_owned()));
                 value = Expression::Property(Box::new(value), Box::new(name));
             } else if self.take("[") {
+                self.link()?;
                 let key = self.expression()?;
                 self.expect("]")?;
                 value = Expression::Property(Box::new(value), Box::new(key));
@@ -140,6 +147,14 @@ impl<'t> Parser<'t> {
                 return Ok(value);
             }
         }
+    }
+
+    fn link(&mut self) -> Result<(), MoaError> {
+        self.links += 1;
+        if self.links > MOST_LINKS {
+            return Err(MoaError::Syntax(format!("an expression has more than {MOST_LINKS} parts")));
+        }
+        Ok(())
     }
 
     fn primary(&mut self) -> Result<Expression, MoaError> {
