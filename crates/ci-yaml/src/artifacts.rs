@@ -65,12 +65,18 @@ pub(crate) fn read(context: &Context<'_>, job: &Map, name: &str) -> Option<Artif
     if let Some(reports) = text("reports").and_then(|entry| context.as_map(&entry.node, "artifacts:reports")) {
         warn_reports(context, reports, name);
         let dotenv = reports.get("dotenv").filter(|entry| !entry.node.is_null());
-        artifacts.dotenv = dotenv.map(|entry| context.strings(&entry.node, "artifacts:reports:dotenv")).unwrap_or_default();
+        artifacts.dotenv = dotenv.map(|entry| files(context, &entry.node)).unwrap_or_default();
         if artifacts.dotenv.is_empty() && artifacts.paths.is_empty() && !artifacts.untracked {
             return None;
         }
     }
     Some(artifacts)
+}
+
+/// One file or a list of them.
+fn files(context: &Context<'_>, node: &Node) -> Vec<String> {
+    const WHAT: &str = "artifacts:reports:dotenv";
+    if node.list().is_some() { context.strings(node, WHAT) } else { context.string(node, WHAT).into_iter().collect() }
 }
 
 fn warn_reports(context: &Context<'_>, reports: &Map, name: &str) {
