@@ -198,7 +198,6 @@ impl Trace {
             checksum: output.as_ref().and_then(|output| output.checksum.clone()),
             exit_code: ending.exit_code.filter(|code| *code != 0),
             output,
-            ..UpdateJob::default()
         };
         let (outcome, _) = owner.client.update_job(owner.id, &owner.token, &body).await?;
         let mut state = self.lock();
