@@ -130,6 +130,9 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
         }
     });
     let mut stages = stages::Stages::new(plan, places, &owner.client, trace.clone());
+    if stages.setting.flags.is_on("FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL") {
+        trace.touch_rarely();
+    }
     let ending = tokio::select! {
         biased;
         () = told_to_stop_before(&begun) => return Ok(None),

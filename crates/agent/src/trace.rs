@@ -64,6 +64,8 @@ struct State {
     facts: bool,
     /// How much may wait to be sent.
     backlog: u64,
+    /// A silent job is told of less often.
+    rarely: bool,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
             heard: None,
             facts: true,
             backlog: BACKLOG,
+            rarely: false,
         }
     }
 
@@ -148,6 +151,11 @@ impl Trace {
         let (remote, _) = watch::channel(RemoteState::Running);
         let (grown, sent, urgent) = (Notify::new(), Notify::new(), Notify::new());
         Self { shared: Arc::new(Shared { state: Mutex::new(state), grown, sent, urgent, remote }) }
+    }
+
+    /// From now on a silent job is told of as seldom as GitLab Runner does with its flag for that.
+    pub fn touch_rarely(&self) {
+        self.lock().rarely = true;
     }
 
     /// Appends what the job's work says; waits while too much is not sent yet.

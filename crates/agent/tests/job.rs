@@ -35,6 +35,8 @@ struct Pod {
     settings: Settings,
     /// User of the build container, when it is not ours.
     user: Option<u32>,
+    /// More of the environment of `run`.
+    environment: Vec<(&'static str, String)>,
     /// Searched for programs before the machine's own.
     programs: Option<PathBuf>,
 }
@@ -73,7 +75,17 @@ impl Pod {
         let payload: gitlab_api::JobResponse = serde_json::from_value(payload).unwrap();
         let mut job = payload.into_job().unwrap();
         job.steps = vec![step("script", script, When::OnSuccess)];
-        Self { place, gitlab, job, timestamps: false, tries: 20, settings: Settings::default(), programs: None, user: None }
+        Self {
+            place,
+            gitlab,
+            job,
+            timestamps: false,
+            tries: 20,
+            settings: Settings::default(),
+            programs: None,
+            user: None,
+            environment: vec![],
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -124,6 +136,9 @@ impl Pod {
             if let Some(programs) = &self.programs {
                 let path = std::env::var("PATH").unwrap_or_default();
                 command.env("PATH", format!("{}:{path}", programs.display()));
+            }
+            if arguments == ["run"] {
+                command.envs(self.environment.iter().map(|(name, value)| (name, value)));
             }
             command.stdin(Stdio::null()).spawn().unwrap()
         };

@@ -75,7 +75,12 @@ impl Watched {
 
     fn add_named_files(&mut self) {
         let files = |runner: &runner_config::Runner| {
-            [&runner.tls_ca_file, &runner.tls_cert_file, &runner.tls_key_file].map(String::clone)
+            let patches = runner.kubernetes.pod_spec.iter().map(|patch| &patch.patch_path);
+            [&runner.tls_ca_file, &runner.tls_cert_file, &runner.tls_key_file]
+                .into_iter()
+                .chain(patches)
+                .cloned()
+                .collect::<Vec<_>>()
         };
         let named = self.config.runners.iter().flat_map(files).filter(|file| !file.is_empty());
         self.files.extend(named.map(|file| (PathBuf::from(&file), stamp(Path::new(&file)))));
@@ -95,7 +100,13 @@ pub fn tell(path: &Path, warnings: &[runner_config::Problem]) {
 
 fn read(path: &Path) -> Result<runner_config::Parsed> {
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))
+    let mut parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
+    let patches = parsed.config.runners.iter_mut().flat_map(|runner| &mut runner.kubernetes.pod_spec);
+    for patch in patches.filter(|patch| !patch.patch_path.is_empty()) {
+        let file = &patch.patch_path;
+        patch.patch = std::fs::read_to_string(file).with_context(|| format!("failed to read patch_path {file}"))?;
+    }
+    Ok(parsed)
 }
 
 fn stamp(path: &Path) -> Stamp {

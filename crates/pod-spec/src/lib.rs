@@ -11,6 +11,7 @@ mod logins;
 mod names;
 mod namespace;
 mod overwrites;
+mod patches;
 mod policies;
 mod resources;
 mod security;
@@ -91,6 +92,14 @@ pub enum BuildError {
         /// What it may have.
         most: String,
     },
+    /// A `[[runners.kubernetes.pod_spec]]` that cannot be applied.
+    #[error("pod_spec patch \"{name}\": {why}")]
+    Patch {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A namespace that cannot be one.
     #[error("\"{0}\" is not the name of a namespace")]
     Namespace(String),
@@ -135,27 +144,26 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
     let (overwrites, has_deadline) = (&context.overwrites, context.flags.is_on("FF_USE_POD_ACTIVE_DEADLINE_SECONDS"));
     let deadline = job.timeout.as_secs().saturating_add(DEADLINE_SLACK_SECONDS);
     let grace = kubernetes.pod_termination_grace_period_seconds;
-    Ok(Pod {
-        metadata: labels::metadata(&context),
-        spec: Some(PodSpec {
-            containers,
-            volumes: Some(volumes::all(&context)),
-            host_aliases: services::host_aliases(&context)?,
-            restart_policy: Some("Never".to_owned()),
-            automount_service_account_token: Some(!overwrites.service_account.is_empty()),
-            service_account_name: non_empty(&overwrites.service_account),
-            // Kubernetes takes no more.
-            active_deadline_seconds: has_deadline.then(|| i32::try_from(deadline).unwrap_or(i32::MAX).into()),
-            termination_grace_period_seconds: (grace > 0).then(|| i64::try_from(grace).unwrap_or(i64::MAX)),
-            node_selector: (!overwrites.node_selector.is_empty()).then(|| overwrites.node_selector.clone()),
-            tolerations: (!overwrites.tolerations.is_empty()).then(|| overwrites.tolerations.clone()),
-            resources: overwrites.pod.clone().filter(|_| surroundings.features.pod_resources()),
-            image_pull_secrets: logins::pull_secrets(&context),
-            security_context: security::of_pod(&context),
-            ..PodSpec::default()
-        }),
-        status: None,
-    })
+    let spec = PodSpec {
+        containers,
+        volumes: Some(volumes::all(&context)),
+        host_aliases: services::host_aliases(&context)?,
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(!overwrites.service_account.is_empty()),
+        service_account_name: non_empty(&overwrites.service_account),
+        // Kubernetes takes no more.
+        active_deadline_seconds: has_deadline.then(|| i32::try_from(deadline).unwrap_or(i32::MAX).into()),
+        termination_grace_period_seconds: (grace > 0).then(|| i64::try_from(grace).unwrap_or(i64::MAX)),
+        node_selector: (!overwrites.node_selector.is_empty()).then(|| overwrites.node_selector.clone()),
+        tolerations: (!overwrites.tolerations.is_empty()).then(|| overwrites.tolerations.clone()),
+        resources: overwrites.pod.clone().filter(|_| surroundings.features.pod_resources()),
+        image_pull_secrets: logins::pull_secrets(&context),
+        security_context: security::of_pod(&context),
+        ..PodSpec::default()
+    };
+    let is_patched = context.flags.is_on("FF_USE_ADVANCED_POD_SPEC_CONFIGURATION");
+    let spec = if is_patched { patches::apply(spec, &kubernetes.pod_spec)? } else { spec };
+    Ok(Pod { metadata: labels::metadata(&context), spec: Some(spec), status: None })
 }
 
 /// What the job's log should say of its pod: what was overwritten, and what a cluster cannot do.

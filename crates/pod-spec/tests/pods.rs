@@ -545,3 +545,50 @@ fn the_log_hears_how_the_pod_is_made() {
     assert_eq!(pull_notes(&job_of(json!({})), &runner_of(&without)), Vec::<String>::new());
     assert_eq!(warnings(&job_of(json!({})), &runner_of(CONFIG)), ["Namespace is empty, therefore assuming 'default'."]);
 }
+
+#[test]
+fn an_administrator_patches_the_pod_in_every_way_where_the_flag_is_on() {
+    let tables = r#"
+[[runners.kubernetes.pod_spec]]
+name = "strategic yaml"
+patch = """
+hostname: patched
+containers:
+- name: build
+  env: [{name: ADDED, value: "1"}, {name: GONE, $patch: delete}]
+  volumeMounts: [{name: more, mountPath: /more}]
+volumes: [{name: more, emptyDir: {}}]
+tolerations: [{operator: Exists}]
+"""
+[[runners.kubernetes.pod_spec]]
+name = "merge"
+patch_type = "merge"
+patch = '{"hostNetwork": true, "terminationGracePeriodSeconds": 5, "tolerations": null}'
+[[runners.kubernetes.pod_spec]]
+name = "json"
+patch_type = "json"
+patch = '[{"op": "add", "path": "/nodeSelector", "value": {"disk": "ssd"}}]'
+"#;
+    let flag = |on: &str| format!("feature_flags = {{FF_USE_ADVANCED_POD_SPEC_CONFIGURATION = {on}}}\n[runners.kubernetes]\n");
+    let config = |on: &str, tables: &str| CONFIG.replace("[runners.kubernetes]\n", &flag(on)) + tables;
+    let payload = || variables(&[("GONE", "here"), ("KEPT", "here")]);
+    let pod = pod_of(payload(), &config("true", tables)).unwrap();
+    let build = container(&pod, "build");
+    let env: Vec<_> = build.env.iter().flatten().map(|one| one.name.as_str()).collect();
+    assert_eq!((env, build.image.as_deref()), (vec!["KEPT", "ADDED"], Some("alpine")));
+    assert_eq!(build.volume_mounts.iter().flatten().last().unwrap().mount_path, "/more");
+    let spec = pod.spec.as_ref().unwrap();
+    assert_eq!((spec.hostname.as_deref(), spec.host_network), (Some("patched"), Some(true)));
+    assert_eq!((spec.termination_grace_period_seconds, spec.tolerations.as_ref()), (Some(5), None));
+    assert_eq!(spec.node_selector.as_ref().unwrap()["disk"], "ssd");
+    let off = pod_of(payload(), &config("false", tables)).unwrap();
+    assert_eq!(off, pod_of(payload(), CONFIG).unwrap());
+    let error = |patch: &str, kind: &str| {
+        let table = format!("[[runners.kubernetes.pod_spec]]\nname = \"odd\"\npatch_type = \"{kind}\"\npatch = '{patch}'\n");
+        pod_of(payload(), &config("true", &table)).unwrap_err().to_string()
+    };
+    assert!(error("{\"$unknown\": 1}", "").contains("pod_spec patch \"odd\": the directive $unknown is not known"));
+    assert!(error("{\"containers\": [{\"image\": \"x\"}]}", "strategic").ends_with("an element without name"));
+    assert!(error("[{\"op\": \"remove\", \"path\": \"/nothing\"}]", "json").starts_with("pod_spec patch \"odd\": "));
+    assert!(error("{\"containers\": 5}", "merge").contains("no valid spec"));
+}

@@ -291,12 +291,28 @@ pub struct Kubernetes {
     pub pod_annotations: BTreeMap<String, String>,
     /// Regular expression of what `KUBERNETES_POD_ANNOTATIONS_*` may say; nothing when empty.
     pub pod_annotations_overwrite_allowed: String,
+    /// Changes of the pod's spec, applied in order when `FF_USE_ADVANCED_POD_SPEC_CONFIGURATION` is on.
+    pub pod_spec: Vec<PodSpecPatch>,
     /// Seconds until a pod must run; 0 means 180.
     pub poll_timeout: u64,
     /// Seconds a pod has to end; 0 means Kubernetes' default.
     pub pod_termination_grace_period_seconds: u64,
     /// What GitLab Runner does not know.
     pub gantry: Gantry,
+}
+
+/// `[[runners.kubernetes.pod_spec]]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PodSpecPatch {
+    /// For messages.
+    pub name: String,
+    /// The patch, in JSON or YAML.
+    pub patch: String,
+    /// File with the patch, which whoever reads the configuration reads into `patch`.
+    pub patch_path: String,
+    /// `strategic`, which an empty one means, `merge` or `json`.
+    pub patch_type: String,
 }
 
 /// `[runners.kubernetes.gantry]`.
@@ -454,6 +470,18 @@ impl Kubernetes {
         }
         if !self.host.is_empty() && !self.cert_file.is_empty() && (self.key_file.is_empty() || self.ca_file.is_empty()) {
             found.push("cert_file needs key_file and ca_file beside it".to_owned());
+        }
+        for patch in &self.pod_spec {
+            let name = &patch.name;
+            if patch.patch.is_empty() == patch.patch_path.is_empty() {
+                found.push(format!("pod_spec \"{name}\" needs either patch or patch_path"));
+            }
+            if !["", "strategic", "merge", "json"].contains(&patch.patch_type.as_str()) {
+                found.push(format!(
+                    "pod_spec \"{name}\": unknown patch_type \"{}\": strategic, merge and json are known",
+                    patch.patch_type
+                ));
+            }
         }
         let pod = &self.pod_security_context;
         found.extend(pod.seccomp_profile.mistake("pod_security_context.seccomp_profile"));

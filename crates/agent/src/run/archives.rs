@@ -8,6 +8,7 @@ use crate::{artifacts, reports};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
 use job::{Artifact, ArtifactFormat, Dependency, FailureReason, durations};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A log is no speedometer.
@@ -41,9 +42,18 @@ impl Stages<'_> {
         Err(helper_failed())
     }
 
+    /// A file for an archive on its way (`ARCHIVER_STAGING_DIR`).
+    fn staged(&self) -> Result<tempfile::TempPath> {
+        let asked = self.setting.expanded.get("ARCHIVER_STAGING_DIR").filter(|directory| !directory.is_empty());
+        let directory = asked.map_or_else(std::env::temp_dir, PathBuf::from);
+        let on_failure = || format!("failed to make room for the archive in {}", directory.display());
+        std::fs::create_dir_all(&directory).with_context(on_failure)?;
+        Ok(tempfile::NamedTempFile::new_in(&directory).with_context(on_failure)?.into_temp_path())
+    }
+
     async fn download(&self, dependency: &Dependency) -> Result<()> {
         self.trace.work_line(&format!("\x1b[32;1mDownloading artifacts for {} ({})...", dependency.name, dependency.id)).await;
-        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        let archive = self.staged()?;
         let direct = self.setting.flags.is_on("FF_USE_DIRECT_DOWNLOAD");
         let transfer = async || self.client.download_artifact((dependency.id, &dependency.token), direct, &archive).await;
         self.metered("Downloading artifacts", transfers::persist(&self.trace, "the download", transfer)).await?;
@@ -123,7 +133,7 @@ impl Stages<'_> {
         let expand = |list: &[String]| list.iter().map(|text| variables.expand(text)).collect();
         let expanded = Artifact { paths: expand(&artifact.paths), exclude: expand(&artifact.exclude), ..artifact.clone() };
         let level = artifacts::Level::parse(variables.get("ARTIFACT_COMPRESSION_LEVEL").unwrap_or_default());
-        let archive = tempfile::NamedTempFile::new().context("failed to make room for the archive")?.into_temp_path();
+        let archive = self.staged()?;
         let (directory, into, format) = (self.setting.directory.clone(), archive.to_path_buf(), artifact.format);
         let provenance = self.provenance(artifact).await;
         let packed = tokio::task::spawn_blocking(move || {

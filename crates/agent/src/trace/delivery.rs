@@ -22,6 +22,9 @@ const TOUCH: Duration = Duration::from_secs(30);
 /// A server that wants to hear often is asked as often, in its intervals: somebody watches, and may press cancel, which
 /// a silent job learns of by asking only.
 const TOUCH_INTERVALS: u32 = 2;
+/// The same for a job that wants to be quiet (`FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL`), and the longest silence then.
+const RARE_INTERVALS: u32 = 4;
+const RARELY: Duration = Duration::from_secs(30 * 60);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A server that asks for more is asked again all the same: a cancel is learned of by asking only.
@@ -125,7 +128,7 @@ impl Trace {
                 Ok(Some(hints)) => {
                     (last_call, pauses) = (Instant::now(), Pauses::default());
                     if let Some(named) = hints.update_interval {
-                        (interval, touch) = (named, (named * TOUCH_INTERVALS).min(TOUCH));
+                        (interval, touch) = (named, self.touch_after(named));
                     }
                     // A backlog of more than one patch does not wait for the next tick: the log of a fast job would
                     // lag for minutes.
@@ -140,6 +143,14 @@ impl Trace {
                     tokio::time::sleep(pause).await;
                 }
             }
+        }
+    }
+
+    /// The longest silence where the server wants the trace this often.
+    fn touch_after(&self, interval: Duration) -> Duration {
+        match self.lock().rarely {
+            true => (interval * RARE_INTERVALS).clamp(TOUCH, RARELY),
+            false => (interval * TOUCH_INTERVALS).min(TOUCH),
         }
     }
 

@@ -49,12 +49,14 @@ struct Gitlab {
     begun: Instant,
     away: Range<Duration>,
     how: Away,
+    /// How often it wants the trace, in seconds.
+    interval: Option<u32>,
 }
 
 impl Gitlab {
     fn new(how: Away, away: Range<u64>) -> Self {
         let away = Duration::from_secs(away.start)..Duration::from_secs(away.end);
-        Self { known: Arc::default(), begun: Instant::now(), away, how }
+        Self { known: Arc::default(), begun: Instant::now(), away, how, interval: None }
     }
 
     fn owner(&self) -> Owner {
@@ -104,7 +106,10 @@ impl Gitlab {
     fn serve(&self, request: &http::Request<Body>) -> http::Response<Body> {
         let mut known = self.known.lock().unwrap();
         let body = request.body().as_bytes().unwrap_or_default();
-        let answer = http::Response::builder().header(headers::JOB_STATUS, "running");
+        let mut answer = http::Response::builder().header(headers::JOB_STATUS, "running");
+        if let Some(seconds) = self.interval {
+            answer = answer.header(headers::TRACE_UPDATE_INTERVAL, seconds);
+        }
         if request.method() == http::Method::PATCH {
             let range = request.headers()[headers::CONTENT_RANGE].to_str().unwrap();
             let (start, end) = trace::parse_content_range(range).unwrap();
@@ -284,6 +289,24 @@ async fn a_silent_job_of_three_days_is_heard_of_all_the_time() {
     let silence = calls.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(silence <= Duration::from_secs(61), "{silence:?}");
     assert!(gitlab.known.lock().unwrap().updates.iter().all(|(_, update)| update.state == "running"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_job_is_told_of_less_often_where_it_wants_that() {
+    for (rarely, interval, silence) in [(false, 60, 30), (true, 3, 30), (true, 60, 240), (true, 900, 1800)] {
+        let gitlab = Gitlab { interval: Some(interval), ..Gitlab::new(Away::Silent, 0..0) };
+        let trace = Trace::new(u64::MAX, plain());
+        if rarely {
+            trace.touch_rarely();
+        }
+        let sender = sending(&trace, &gitlab);
+        sleep(Duration::from_secs(3 * 3600)).await;
+        sender.abort();
+        let calls = gitlab.known.lock().unwrap().calls.clone();
+        let longest = calls.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap().as_secs();
+        // A call waits for the interval after the one before.
+        assert_eq!(longest, silence.max(u64::from(interval)), "{rarely} {interval}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,6 +61,8 @@ pub struct Gitlab {
     pub authority: Option<String>,
     /// What it wants to be shown, when it does.
     pub identity: Option<agent_contract::Identity>,
+    /// How it is called, when not by its address.
+    pub name: Option<String>,
     known: Shared,
 }
 
@@ -76,11 +78,12 @@ impl Gitlab {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, authority: None, identity: None, known }
+        Self { address, authority: None, identity: None, name: None, known }
     }
 
     pub fn url(&self) -> String {
-        format!("http{}://{}", if self.authority.is_some() { "s" } else { "" }, self.address)
+        let host = self.name.clone().unwrap_or_else(|| self.address.to_string());
+        format!("http{}://{host}", if self.authority.is_some() { "s" } else { "" })
     }
 
     pub fn trace(&self) -> String {

@@ -106,6 +106,20 @@ async fn a_gitlab_that_wants_a_certificate_is_shown_the_runners() {
     assert!(pod.gitlab.trace().contains("\nit runs\n"), "{}", pod.gitlab.trace());
 }
 
+#[tokio::test]
+async fn gitlab_is_reached_through_the_proxy_of_the_environment() {
+    let mut pod = Pod::new(&["echo it runs"]).await;
+    pod.environment = vec![("HTTP_PROXY", pod.gitlab.url())];
+    // A name that nobody knows: only the proxy can carry the call.
+    pod.gitlab.name = Some("gitlab.invalid".to_owned());
+    let (run, ..) = pod.finish().await;
+    assert!(run == 0 && pod.gitlab.trace().contains("\nit runs\n"), "{}", pod.gitlab.trace());
+    let mut pod = Pod::new(&["echo it runs"]).await;
+    pod.environment = vec![("HTTP_PROXY", "http://127.0.0.1:9".to_owned()), ("NO_PROXY", "127.0.0.1".to_owned())];
+    let (run, ..) = pod.finish().await;
+    assert!(run == 0 && pod.gitlab.trace().contains("\nit runs\n"), "{}", pod.gitlab.trace());
+}
+
 fn artifact() -> Artifact {
     Artifact {
         name: String::new(),

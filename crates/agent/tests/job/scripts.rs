@@ -127,11 +127,13 @@ async fn a_flag_that_means_nothing_here_is_taken_listed_and_exported() {
         ("FF_USE_LEGACY_BASH_EVAL", true),
         ("FF_USE_POWERSHELL_PATH_RESOLVER", true),
         ("FF_POSIXLY_CORRECT_ESCAPES", true),
+        ("FF_RESOLVE_FULL_TLS_CHAIN", true),
         ("FF_DISABLE_POWERSHELL_STDIN", true),
         ("FF_USE_DUMB_INIT_WITH_KUBERNETES_EXECUTOR", true),
         ("FF_USE_INIT_WITH_DOCKER_EXECUTOR", true),
         ("FF_USE_DOCKER_AUTOSCALER_DIAL_STDIO", false),
         ("FF_USE_WINDOWS_JOB_OBJECT", true),
+        ("FF_DISABLE_AUTOMATIC_TOKEN_ROTATION", true),
         ("FF_GIT_URLS_WITHOUT_TOKENS", true),
         ("FF_WAIT_FOR_POD_TO_BE_REACHABLE", true),
         ("FF_EXPORT_HIGH_CARDINALITY_METRICS", true),
@@ -331,4 +333,22 @@ async fn an_artifact_can_say_where_it_comes_from() {
         assert_eq!(at(pointer), value, "{pointer}");
     }
     assert!(at("/predicate/runDetails/metadata/startedOn").as_str().unwrap().starts_with("20"));
+}
+
+#[tokio::test]
+async fn archives_are_staged_where_the_job_says() {
+    let mut pod = Pod::new(&["mkdir out", "echo A=1 > out/a.env"]).await;
+    pod.job.variables.push(Variable::public("WHERE", "out"));
+    pod.job.variables.push(Variable::public("ARCHIVER_STAGING_DIR", pod.path("stage/deep").display().to_string()));
+    pod.job.artifacts = vec![report()];
+    succeed(&pod).await;
+    assert_eq!(pod.path("stage/deep").read_dir().unwrap().count(), 0, "it was there, and nothing is left in it");
+    pod.gitlab = crate::gitlab::Gitlab::start().await;
+    pod.job.variables.push(Variable::public("ARCHIVER_STAGING_DIR", "/dev/null/stage"));
+    let (run, ..) = pod.finish().await;
+    assert!(
+        run != 0 && pod.gitlab.trace().contains("failed to make room for the archive in /dev/null/stage"),
+        "{}",
+        pod.gitlab.trace()
+    );
 }
