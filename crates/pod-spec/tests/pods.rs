@@ -424,6 +424,7 @@ fn a_job_changes_account_labels_annotations_selectors_and_tolerations_as_far_as_
         (labels["tier"].as_str(), labels["job.runner.gitlab.com/pod"].as_str()),
         ("batch", "runner-ab-defgh-project-5-77")
     );
+    assert!(!labels.contains_key("job.Runner.gitlab.com/pod"), "reserved however it is written");
     assert_eq!(annotations["job.runner.gitlab.com/name"], "renamed=twice");
     let (job, runner) = (job_of(variables(&wishes)), runner_of(&with_keys(&format!("{configured}\n{permissions}"))));
     let lines = notes(&job, &runner, NEW);

@@ -341,8 +341,12 @@ async fn archives_are_staged_where_the_job_says() {
     pod.job.variables.push(Variable::public("WHERE", "out"));
     pod.job.variables.push(Variable::public("ARCHIVER_STAGING_DIR", pod.path("stage/deep").display().to_string()));
     pod.job.artifacts = vec![report()];
-    succeed(&pod).await;
-    assert_eq!(pod.path("stage/deep").read_dir().unwrap().count(), 0, "it was there, and nothing is left in it");
+    pod.gitlab.hold_uploads(std::time::Duration::from_secs(2));
+    let staged = || pod.path("stage/deep").read_dir().map_or(0, Iterator::count);
+    let mut running = pod.start();
+    pod.gitlab.wait_for("a staged archive", |_| staged() == 1).await;
+    assert_eq!(pod.join(&mut running).await.0, 0, "{}", pod.gitlab.trace());
+    assert_eq!(staged(), 0, "nothing is left");
     pod.gitlab = crate::gitlab::Gitlab::start().await;
     pod.job.variables.push(Variable::public("ARCHIVER_STAGING_DIR", "/dev/null/stage"));
     let (run, ..) = pod.finish().await;
