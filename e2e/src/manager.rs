@@ -17,6 +17,9 @@ pub const ACCOUNT: &str = "gantry";
 
 const CONCURRENT: u32 = 4;
 
+/// What a manager says when it has read its configuration.
+const LOADED: &str = "configuration loaded";
+
 /// A manager at work.
 pub struct Manager {
     program: PathBuf,
@@ -28,7 +31,8 @@ pub struct Manager {
 
 /// Fills in what a scenario's files leave open.
 pub fn fill(text: &str, target: &Target, namespace: &str) -> String {
-    let filled = text.replace("{{namespace}}", namespace);
+    let gateway = format!("{}:{}", target.gateway, target.port);
+    let filled = text.replace("{{namespace}}", namespace).replace("{{gateway}}", &gateway);
     target.images.iter().fold(filled, |text, (word, image)| text.replace(&format!("{{{{{}}}}}", word.to_lowercase()), image))
 }
 
@@ -121,6 +125,24 @@ impl Manager {
         std::fs::copy(&self.config, &config)?;
         let child = run(&self.program, &config, &self.kubeconfig, &log)?;
         Ok(Self { program: self.program.clone(), config, kubeconfig: self.kubeconfig.clone(), log, child })
+    }
+
+    /// Puts more keys into its `[[runners]]` entry; how long its log was before.
+    ///
+    /// # Errors
+    /// When they are none, or the file cannot be written.
+    pub fn configure(&self, more: &str) -> Result<usize> {
+        let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&self.config)?)?;
+        let runner = config.get_mut("runners").and_then(|runners| runners.get_mut(0)).and_then(toml::Value::as_table_mut);
+        merge(runner.context("no runner")?, toml::from_str(more)?);
+        let before = self.log().len();
+        std::fs::write(&self.config, toml::to_string(&config)?)?;
+        Ok(before)
+    }
+
+    /// Whether it has read its configuration again since its log was so long.
+    pub fn has_read_since(&self, length: usize) -> bool {
+        self.log().get(length..).is_some_and(|more| more.contains(LOADED))
     }
 
     /// Its process, while it has one.

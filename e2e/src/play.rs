@@ -218,6 +218,13 @@ impl Play<'_> {
             Action::StopApiServer => restart("apiserver", 30).await?,
             Action::StopGitlab => self.gitlab.stop_for(Duration::from_secs(20)),
             Action::ReplaceManager => self.manager.replace().await?,
+            Action::ChangeConfiguration => {
+                let text = std::fs::read_to_string(self.folder.path.join("changed.toml"))?;
+                let before = self.manager.configure(&fill(&text, &self.stage.target, &self.namespace))?;
+                while !self.manager.has_read_since(before) {
+                    self.look("that the manager reads its configuration").await?;
+                }
+            }
         }
         Ok(())
     }

@@ -5,12 +5,13 @@
 //!   .gitlab-ci.yml   the pipeline; `$BUSYBOX` and the other images of IMAGES are variables of the project
 //!   scenario.yaml    this file's types
 //!   runner.toml      optional: keys of the `[[runners]]` entry, over those every scenario has
+//!   changed.toml     optional: the same, for the step `change-configuration`
 //!   objects.yaml     optional: Kubernetes objects that are there before the manager starts
 //!   files/           optional: more files of the repository
 //! ```
 //!
-//! In `runner.toml` and `objects.yaml`, in values of variables and in lines of logs, `{{namespace}}` and `{{busybox}}`
-//! (the same for each image) are filled in.
+//! In the `.toml` files and `objects.yaml`, in values of variables and in lines of logs, `{{namespace}}`, `{{busybox}}`
+//! (the same for each image) and `{{gateway}}` (address of this machine's GitLab) are filled in.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -145,6 +146,8 @@ pub enum Action {
     StopGitlab,
     /// Kills the manager and starts another one with the same configuration.
     ReplaceManager,
+    /// Puts the keys of changed.toml into the configuration, and waits until the manager has read them.
+    ChangeConfiguration,
 }
 
 /// What must come of a job.

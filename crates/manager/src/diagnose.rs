@@ -7,6 +7,7 @@
 use agent_contract::{Verdict, names};
 use job::FailureReason;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// What a pod's state says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,9 @@ pub enum Cure {
     /// Do without a volume that is an image, if it had one.
     NoImageVolume,
 }
+
+/// What GitLab Runner points to.
+const ABOUT_PREPARING: &str = "https://docs.gitlab.com/runner/shells/#shell-profile-loading";
 
 const NETWORK: [&str; 9] = [
     "dial tcp",
@@ -92,12 +96,9 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
         }
     }
     if deleted {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
         let disruption = disruption(status);
-        let why = disruption.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-        let when = if started { "while the job ran" } else { "before the job began" };
         let cure = disruption.is_some().then_some(Cure::AnotherPod);
-        return cured(cure, FailureReason::RunnerSystemFailure, format!("the pod {name} was deleted {when}{why}"));
+        return cured(cure, FailureReason::RunnerSystemFailure, deletion(&pod.metadata, started, disruption));
     }
     if let Some((cure, reason, sentence)) = containers.iter().find_map(|one| terminated(one)) {
         return cured(cure, reason, sentence);
@@ -107,7 +108,9 @@ pub fn diagnose(pod: &Pod, deleted: bool) -> Finding {
         let why = if words.is_empty() { "no reason is given".to_owned() } else { words };
         // A node that refuses a pod at its door gives its own reason: OutOfcpu, NodeAffinity, …
         let cure = (containers.is_empty() && status.reason.is_some()).then_some(Cure::AnotherPod);
-        return cured(cure, FailureReason::RunnerSystemFailure, format!("the pod ended before its agent could report: {why}"));
+        let (name, phase) = (pod.metadata.name.as_deref().unwrap_or_default(), status.phase.as_deref().unwrap_or_default());
+        let sentence = format!("pod \"{name}\" status is \"{phase}\": it ended before its agent could report: {why}");
+        return cured(cure, FailureReason::RunnerSystemFailure, sentence);
     }
     if let Some((cure, reason, sentence)) = containers.iter().find_map(|one| waiting(one)) {
         return cured(cure, reason, sentence);
@@ -175,6 +178,25 @@ pub fn why_it_waits(pod: &Pod) -> Option<String> {
 
 fn of_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     pod.status.as_ref()?.container_statuses.iter().flatten().find(|one| one.name == name)
+}
+
+/// A pod that is gone, in GitLab Runner's words for what it sees then.
+fn deletion(pod: &ObjectMeta, started: bool, disruption: Option<String>) -> String {
+    let name = pod.name.as_deref().unwrap_or_default();
+    let namespace = pod.namespace.as_deref().unwrap_or_default();
+    match (started, disruption) {
+        (true, why) => {
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            format!("pods \"{name}\" not found: the pod was deleted while the job ran{why}")
+        }
+        (false, Some(why)) => format!("pod \"{namespace}/{name}\" is disrupted: it was deleted before the job began ({why})"),
+        (false, None) => format!("pod \"{namespace}/{name}\" is deleted, before the job began"),
+    }
+}
+
+/// GitLab Runner's wrapping of whatever goes wrong before the first script.
+pub fn before_the_job(sentence: &str) -> String {
+    format!("prepare environment: {sentence}. Check {ABOUT_PREPARING} for more information")
 }
 
 /// Who took the pod away, where Kubernetes says it.
@@ -284,27 +306,29 @@ fn waiting(container: &ContainerStatus) -> Option<(Option<Cure>, FailureReason, 
         "InvalidImageName" => Some((
             None,
             FailureReason::RunnerConfigurationError,
-            format!("\"{image}\" is not the name of an image (container {name})"),
+            format!("image pull failed: \"{image}\" is not the name of an image (container {name})"),
         )),
         "ErrImageNeverPull" => {
-            let sentence =
-                format!("image {image} is not on the node and may not be pulled (container {name}, pull policy never)");
+            let why = "it is not on the node and may not be pulled";
+            let sentence = format!("image pull failed: image {image} (container {name}, pull policy never): {why}");
             Some((Some(Cure::NextPolicy), FailureReason::RunnerConfigurationError, sentence))
         }
         "ErrImagePull" | "ImagePullBackOff" => Some((
             Some(Cure::NextPolicy),
             pull_failure(&message),
-            format!("image {image} could not be pulled (container {name}): {message}"),
+            format!("image pull failed: image {image} (container {name}): {message}"),
         )),
         "CreateContainerConfigError" => {
-            Some((None, FailureReason::RunnerConfigurationError, format!("container {name} is configured wrongly: {message}")))
+            let sentence = format!("container configuration error: container {name}: {message}");
+            Some((None, FailureReason::RunnerConfigurationError, sentence))
         }
         "CreateContainerError" | "RunContainerError" => has_no_shell(container, &message).or_else(|| {
             let sentence = format!("container {name} could not be made: {message}");
             Some((of_build(name), FailureReason::RunnerSystemFailure, sentence))
         }),
         "CrashLoopBackOff" => {
-            Some((None, FailureReason::RunnerConfigurationError, format!("container {name} ends again and again: {message}")))
+            let sentence = format!("container \"{name}\" is in CrashLoopBackOff: {message}");
+            Some((None, FailureReason::RunnerConfigurationError, sentence))
         }
         _ => None,
     }

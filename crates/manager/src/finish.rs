@@ -75,6 +75,14 @@ impl Told {
         self
     }
 
+    /// The same with lines before the last one.
+    pub fn behind(mut self, lines: &str) -> Self {
+        if let Self::End { line, .. } = &mut self {
+            line.insert_str(0, lines);
+        }
+        self
+    }
+
     /// A cancel before the job began.
     pub fn canceled() -> Self {
         let line = error_line(FailureReason::JobCanceled, "canceled");

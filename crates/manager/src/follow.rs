@@ -273,8 +273,9 @@ impl<'a> Follower<'a> {
             let phase = pod.and_then(|pod| pod.status.as_ref()?.phase.as_deref()).unwrap_or("unknown");
             let why = pod.and_then(diagnose::why_it_waits).map(|why| format!(": {why}")).unwrap_or_default();
             let seconds = launch::poll_timeout(self.job).as_secs();
-            let sentence =
-                format!("timed out after {seconds} s waiting for pod {namespace}/{name} to run (last phase: {phase}){why}");
+            let sentence = format!(
+                "waiting for pod running: timed out waiting for pod to start (last phase: {phase}), pod {namespace}/{name} in {seconds} s{why}"
+            );
             (FailureReason::RunnerSystemFailure, sentence)
         } else if self.backstop() <= now {
             let sentence = format!("the pod {name} was not heard of again after the job's timeout");

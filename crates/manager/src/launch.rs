@@ -3,6 +3,7 @@
 use crate::admit::Tracked;
 use crate::adopt;
 use crate::cluster::{self, CallError};
+use crate::diagnose;
 use crate::finish::Told;
 use crate::note::{self, NotOurs};
 use crate::waiting::{Heard, Waiting};
@@ -11,7 +12,7 @@ use job::{FailureReason, Job};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::Api;
 use kube::api::PostParams;
-use pod_spec::Surroundings;
+use pod_spec::{BuildError, Surroundings};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -55,8 +56,20 @@ pub fn pod_of(manager: &Manager, tracked: &mut Tracked, job: &Job) -> Result<Pod
         pull_failures: tracked.pull_failures,
         features,
     };
-    pod_spec::build(job, &tracked.runner.config, &surroundings)
-        .map_err(|error| Told::failed(tracked, FailureReason::RunnerConfigurationError, &error.to_string()))
+    pod_spec::build(job, &tracked.runner.config, &surroundings).map_err(|error| impossible(tracked, &error))
+}
+
+/// A job that makes no pod: a mistake of job or configuration, but for an image that is not allowed, which GitLab Runner
+/// calls a failure of its own and explains in lines before the last.
+fn impossible(job: &Tracked, error: &BuildError) -> Told {
+    let BuildError::Disallowed { image, kind, patterns } = error else {
+        return Told::failed(job, FailureReason::RunnerConfigurationError, &error.to_string());
+    };
+    let told = Told::failed(job, FailureReason::RunnerSystemFailure, &diagnose::before_the_job(&error.to_string()));
+    let mut lines = format!("\x1b[31;1mERROR: The \"{image}\" image is not present on list of allowed {kind}:\x1b[0;m\n");
+    lines.extend(patterns.iter().map(|pattern| format!("- {pattern}\n")));
+    lines.push_str(&format!("Please check the runner's configuration: allowed_{kind}\n"));
+    told.behind(&job.masked(&lines))
 }
 
 /// Creates the pod; one that is there already is this one.
@@ -125,5 +138,6 @@ fn refusal(job: &Tracked, error: &CallError) -> Told {
         _ => FailureReason::RunnerSystemFailure,
     };
     let error = cluster::chain(error);
-    Told::failed(job, reason, &format!("the pod {}/{} could not be made: {error}", job.namespace(), job.pod))
+    let sentence = format!("setting up build pod: the pod {}/{} could not be made: {error}", job.namespace(), job.pod);
+    Told::failed(job, reason, &diagnose::before_the_job(&sentence))
 }

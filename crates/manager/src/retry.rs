@@ -59,7 +59,8 @@ fn cure(job: &Tracked, failed: &Diagnosis) -> Option<Cure> {
 
 /// Makes another pod if that may help.
 pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, failed: Diagnosis) -> Next {
-    let told = Told::failed(job, failed.reason, &failed.sentence);
+    let explained = if failed.script_may_have_run { failed.sentence.clone() } else { diagnose::before_the_job(&failed.sentence) };
+    let told = Told::failed(job, failed.reason, &explained);
     let Some(cure) = cure(job, &failed) else { return Next::Over(told) };
     let plan = match store::fetch(manager, job).await {
         Ok(plan) => plan,
@@ -104,7 +105,8 @@ pub async fn again(manager: &Manager, job: &mut Tracked, following: Following, f
         Ok(()) => {}
         Err(Stays::LeftAlone) => return Next::LeftAlone,
         Err(Stays::Because(why)) => {
-            return Next::Over(Told::failed(job, failed.reason, &format!("{}; no other pod: {why}", failed.sentence)));
+            let sentence = diagnose::before_the_job(&format!("{}; no other pod: {why}", failed.sentence));
+            return Next::Over(Told::failed(job, failed.reason, &sentence));
         }
     }
     if matches!(Writer::new(job).length().await, Ok(Some(length)) if length > written) {

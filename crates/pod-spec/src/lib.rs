@@ -4,6 +4,7 @@
 //! Only public variables stand in the pod; masked and file variables, and everything else that is secret, travel in
 //! the plan Secret, which the helper container alone can read; a service gets from it what its own variables take of them.
 
+mod allowed;
 mod containers;
 mod features;
 mod labels;
@@ -56,7 +57,7 @@ pub struct Surroundings<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// Neither job nor runner names an image.
-    #[error("no image specified and no default set in config")]
+    #[error("check defaults error: no image specified and no default set in config")]
     NoImage,
     /// A quantity that Kubernetes would refuse.
     #[error("{key} = \"{value}\" is not a quantity")]
@@ -100,6 +101,16 @@ pub enum BuildError {
         /// What is wrong.
         why: String,
     },
+    /// An image that the configuration does not list.
+    #[error("disallowed image")]
+    Disallowed {
+        /// The image.
+        image: String,
+        /// `images` or `services`.
+        kind: &'static str,
+        /// What may be had.
+        patterns: Vec<String>,
+    },
     /// A namespace that cannot be one.
     #[error("\"{0}\" is not the name of a namespace")]
     Namespace(String),
@@ -138,6 +149,7 @@ pub fn build(job: &Job, runner: &Runner, surroundings: &Surroundings<'_>) -> Res
     let flags = Flags::resolve(&runner.feature_flags, &job.variables);
     let overwrites = Overwrites::of(job, runner, &variables)?;
     let context = Context { job, runner, surroundings, variables, flags, overwrites };
+    allowed::check(&context)?;
     let kubernetes = &runner.kubernetes;
     let mut containers = vec![containers::helper(&context)?, containers::build(&context)?];
     containers.extend(services::containers(&context)?);

@@ -593,3 +593,47 @@ patch = '[{"op": "add", "path": "/nodeSelector", "value": {"disk": "ssd"}}]'
     assert!(error("[{\"op\": \"remove\", \"path\": \"/nothing\"}]", "json").starts_with("pod_spec patch \"odd\": "));
     assert!(error("{\"containers\": 5}", "merge").contains("no valid spec"));
 }
+
+#[test]
+fn only_listed_images_and_services_become_containers() {
+    let config = CONFIG.replace(
+        "pull_policy",
+        "allowed_images = [\"ruby:*\", \"registry.example/**\", \"python:$V\"]\nallowed_services = [\"redis:?\"]\npull_policy",
+    );
+    let of = |image: &str, service: &str| {
+        let wish = json!({"image": {"name": image}, "services": [{"name": service}], "variables": [{"key": "V", "value": "7"}]});
+        pod_of(wish, &config).err()
+    };
+    let refused = |image: &str, kind: &'static str, patterns: &[&str]| {
+        let patterns = patterns.iter().map(|one| (*one).to_owned()).collect();
+        Some(BuildError::Disallowed { image: image.to_owned(), kind, patterns })
+    };
+    for image in ["ruby:3", "ruby:$V", "registry.example/a/b:1", "alpine", "gantry-helper:1"] {
+        assert_eq!(of(image, "redis:$V"), None, "{image}");
+    }
+    for image in ["python:7", "ruby", "evil/ruby:3", "registry.example.evil/a"] {
+        let patterns = ["ruby:*", "registry.example/**", "python:$V"];
+        assert_eq!(of(image, "redis:1"), refused(image, "images", &patterns), "{image}");
+    }
+    assert_eq!(of("ruby:1", "postgres"), refused("postgres", "services", &["redis:?"]));
+}
+
+#[test]
+fn labels_of_gitlab_runner_cannot_be_replaced_and_annotations_can() {
+    let config = CONFIG.replace(
+        "team = \"$TEAM\"\n",
+        "team = \"$TEAM\"\n\"job.runner.gitlab.com/mine\" = \"1\"\n\"Runner.GitLab.com\" = \"2\"\n\"notrunner.gitlab.com/x\" = \"3\"\n\
+         \"gantry.dev/job-id\" = \"4\"\n[runners.kubernetes.pod_annotations]\n\"job.runner.gitlab.com/sha\" = \"$TEAM\"\n",
+    );
+    let long = format!("--{}_.{}", "a".repeat(61), "b".repeat(9));
+    let pod = pod_of(variables(&[("TEAM", &long)]), &config).unwrap();
+    let labels = pod.metadata.labels.unwrap();
+    assert_eq!((labels["team"].as_str(), labels["gantry.dev/job-id"].as_str()), ("a".repeat(61).as_str(), "77"));
+    assert_eq!(labels["notrunner.gitlab.com/x"], "3");
+    assert!(!labels.contains_key("job.runner.gitlab.com/mine") && !labels.contains_key("Runner.GitLab.com"), "{labels:?}");
+    let annotations = pod.metadata.annotations.unwrap();
+    assert_eq!(
+        (annotations["job.runner.gitlab.com/sha"].as_str(), annotations["job.runner.gitlab.com/name"].as_str()),
+        (long.as_str(), "unit")
+    );
+}

@@ -159,6 +159,10 @@ pub struct Kubernetes {
     pub pull_policy: Vec<String>,
     /// Policies a job may ask for; those of `pull_policy` when empty.
     pub allowed_pull_policies: Vec<String>,
+    /// Patterns of images a job may have, besides `image`; any when empty.
+    pub allowed_images: Vec<String>,
+    /// Patterns of services a job may have; any when empty.
+    pub allowed_services: Vec<String>,
     /// Whether the containers of the job are privileged.
     pub privileged: bool,
     /// Whether a process may gain more rights than its parent; the cluster's default when not set.

@@ -7,7 +7,7 @@ use crate::provenance::{self, Facts};
 use crate::{artifacts, reports};
 use anyhow::{Context, Result};
 use gitlab_api::artifacts::UploadQuery;
-use job::{Artifact, ArtifactFormat, Dependency, FailureReason, durations};
+use job::{Artifact, ArtifactFormat, Dependency, durations};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -96,7 +96,8 @@ impl Stages<'_> {
         let mut result = Ok(());
         for artifact in wanted {
             if let Err(error) = self.upload(artifact).await {
-                result = Err(Ending::failed(FailureReason::ScriptFailure, format!("failed to upload artifacts: {error:#}")));
+                self.trace.work_line(&format!("\x1b[31;1mERROR: failed to upload artifacts: {error:#}")).await;
+                result = Err(helper_failed());
             }
         }
         self.section_end(&name).await;
@@ -172,7 +173,7 @@ impl Stages<'_> {
         let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
         self.metered("Uploading artifacts", transfers::persist(&self.trace, "the upload", transfer)).await?;
         self.trace
-            .work_line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
+            .line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
             .await;
         Ok(())
     }

@@ -159,8 +159,10 @@ fn check(variables: &[(String, String)], files: &Vec<(String, String)>) -> Resul
 
 fn check_shell(shell: &str) -> Result<()> {
     if !SHELLS.contains(&shell) {
+        // GitLab Runner's words for the one shell that it refuses on Kubernetes too.
+        let why = if shell == "cmd" { "kubernetes doesn't support shells that require script file; " } else { "" };
         bail!(
-            "the runner's shell {shell:?} is not supported: gantry runs scripts with bash, or with sh where the image has no bash"
+            "{why}the runner's shell {shell:?} is not supported: gantry runs scripts with bash, or with sh where the image has no bash"
         );
     }
     Ok(())
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_shell_we_do_not_have_is_refused_by_name() {
-        for (shell, good) in [("bash", true), ("sh", true), ("", true), ("pwsh", false), ("powershell", false)] {
+        for (shell, good) in [("bash", true), ("sh", true), ("", true), ("pwsh", false), ("powershell", false), ("cmd", false)] {
             let mut plan = plan(&[]);
             plan.settings.shell = shell.into();
             let (_, ending) = Setting::of(&plan);

@@ -100,11 +100,14 @@ impl<'a> Stages<'a> {
         self.resolve_secrets().await;
         self.prepare_executor().await;
         let guard = Guard { remote: self.remote.clone(), deadline: self.deadline, timeout: self.plan.timeout() };
-        let mut ending = match guard.run(true, self.prepare()).await {
+        let ready = guard.run(true, self.prepare()).await;
+        // Without a script there is nothing for after_script to follow.
+        let has_script = ready.is_ok();
+        let mut ending = match ready {
             Ok(()) => self.steps().await,
             Err(ending) => ending,
         };
-        if self.prepared
+        if has_script
             && self.may_go_on(&ending)
             && let Some(harder) = self.after_script(&ending).await
             && ending != canceled()

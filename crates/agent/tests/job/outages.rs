@@ -153,7 +153,8 @@ async fn a_gitlab_that_takes_the_log_and_no_archives_is_not_asked_for_ever() {
     let (run, _, verdict) = pod.finish().await;
     let trace = pod.gitlab.trace();
     assert_eq!(run, 1, "{trace}");
-    assert!(verdict.message.contains("failed to upload artifacts"), "{verdict:?}");
+    assert_eq!(verdict.exit_code, Some(1), "the same as a command that failed: {verdict:?}");
+    assert!(trace.contains("ERROR: failed to upload artifacts: "), "{trace}");
     assert!(trace.matches("WARNING: the upload failed").count() <= 4, "{trace}");
 }
 

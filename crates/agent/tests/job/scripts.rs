@@ -258,10 +258,12 @@ async fn a_download_is_tried_as_often_as_asked_for() {
     let token = Secret::new("other");
     pod.job.dependencies =
         vec![job::Dependency { id: 5, token, name: "first".into(), filename: "artifacts.zip".into(), size: 0 }];
+    pod.after_script("echo not to be seen");
     let (_, _, verdict) = pod.finish().await;
     let trace = pod.gitlab.trace();
     assert_eq!((verdict.failure_reason.as_deref(), verdict.exit_code), (Some("script_failure"), Some(1)), "{trace}");
     assert_eq!(trace.matches("Downloading artifacts for first (5)...").count(), 2, "{trace}");
+    assert!(!trace.contains("after_script"), "without a script nothing follows it: {trace}");
 }
 
 #[tokio::test]

@@ -14,14 +14,14 @@ pub fn an_image_that_cannot_be_pulled_is_told() {
     // GitLab Runner counts a registry that is not there among what is outside of it.
     let reason = "\"failure_reason\":\"runner_external_dependency_failure\"";
     let ended = ci(job("127.0.0.1:1/no/such:1").path(), &["--json"]).expect(1).hides("$ echo never").shows(reason);
-    let sentence = "ERROR: Job failed: image 127.0.0.1:1/no/such:1 could not be pulled (container build): ";
+    let sentence = "ERROR: Job failed: prepare environment: image pull failed: image 127.0.0.1:1/no/such:1 (container build): ";
     ended.shows(sentence).shows("Connection refused");
 }
 
 pub fn a_name_that_is_no_image_is_told() {
     let reason = "\"failure_reason\":\"runner_configuration_error\"";
     let ended = ci(job("UPPER CASE:::").path(), &["--json"]).expect(1).hides("$ echo never").shows(reason);
-    ended.shows("ERROR: Job failed: \"UPPER CASE:::\" is not the name of an image (container build)");
+    ended.shows("ERROR: Job failed: prepare environment: image pull failed: \"UPPER CASE:::\" is not the name of an image (container build)");
 }
 
 pub fn two_hundred_children_are_gone_after_an_interrupt() {

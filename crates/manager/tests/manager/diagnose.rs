@@ -5,7 +5,7 @@ use manager::{Finding, diagnose};
 use serde_json::{Value, json};
 
 fn finding(status: Value, deleted: bool) -> Finding {
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": status});
+    let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": []}, "status": status});
     diagnose(&serde_json::from_value(pod).unwrap(), deleted)
 }
 
@@ -31,15 +31,23 @@ fn ended(name: &str, reason: &str, message: &str) -> Value {
 #[test]
 fn every_failing_state_has_a_reason_and_a_sentence() {
     let cases: [(Value, FailureReason, &str); 18] = [
-        (waiting("ImagePullBackOff", "manifest unknown"), RunnerConfigurationError, "image img could not be pulled"),
+        (
+            waiting("ImagePullBackOff", "manifest unknown"),
+            RunnerConfigurationError,
+            "image pull failed: image img (container build): manifest unknown",
+        ),
         (waiting("ErrImagePull", "dial tcp: unauthorized"), RunnerExternalDependencyFailure, "dial tcp"),
         (waiting("ErrImagePull", "dns error: no records found"), RunnerExternalDependencyFailure, "dns error"),
         (waiting("ErrImagePull", "something new"), ImagePullFailure, "something new"),
-        (waiting("InvalidImageName", ""), RunnerConfigurationError, "is not the name of an image"),
+        (waiting("InvalidImageName", ""), RunnerConfigurationError, "image pull failed: \"img\" is not the name of an image"),
         (waiting("ErrImageNeverPull", ""), RunnerConfigurationError, "may not be pulled"),
-        (waiting("CreateContainerConfigError", "secret \"x\" not found"), RunnerConfigurationError, "secret \"x\" not found"),
+        (
+            waiting("CreateContainerConfigError", "secret \"x\" not found"),
+            RunnerConfigurationError,
+            "container configuration error: container build: secret \"x\" not found",
+        ),
         (waiting("CreateContainerError", "no space left"), RunnerSystemFailure, "no space left"),
-        (waiting("CrashLoopBackOff", ""), RunnerConfigurationError, "again and again"),
+        (waiting("CrashLoopBackOff", ""), RunnerConfigurationError, "container \"build\" is in CrashLoopBackOff: "),
         (ended("build", "OOMKilled", ""), RunnerSystemFailure, "raise memory_limit"),
         (ended("helper", "OOMKilled", ""), RunnerSystemFailure, "raise helper_memory_limit"),
         (ended("build", "StartError", "exec: sh: not found"), RunnerConfigurationError, "exec: sh: not found"),
@@ -51,7 +59,7 @@ fn every_failing_state_has_a_reason_and_a_sentence() {
         (
             json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough"}),
             RunnerSystemFailure,
-            "OutOfcpu: Node",
+            "pod \"p\" status is \"Failed\": it ended before its agent could report: OutOfcpu: Node",
         ),
     ];
     for (status, reason, words) in cases {
@@ -99,7 +107,8 @@ fn a_deleted_pod_says_who_took_it_where_kubernetes_knows() {
     let Finding::Failed(diagnosis) = finding(json!({"conditions": [condition]}), true) else {
         panic!("a deleted pod is a failure")
     };
-    assert_eq!(diagnosis.sentence, "the pod p was deleted before the job began (Taint manager: deleting due to NoExecute taint)");
+    let why = "it was deleted before the job began (Taint manager: deleting due to NoExecute taint)";
+    assert_eq!(diagnosis.sentence, format!("pod \"ns/p\" is disrupted: {why}"));
 }
 
 #[test]

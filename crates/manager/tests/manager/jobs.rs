@@ -93,8 +93,8 @@ async fn an_image_that_cannot_be_pulled_is_told_behind_what_the_agent_wrote() {
     bench.set_status(&name, pulling(started(), "ErrImagePull", "toomanyrequests: slow down"));
     bench.wait_for_nothing_but_marked(&name).await;
     let job = bench.gitlab.job(7);
-    let line =
-        "\x1b[31;1mERROR: Job failed: image alpine could not be pulled (container build): toomanyrequests: slow down\x1b[0;m\n";
+    let line = "\x1b[31;1mERROR: Job failed: prepare environment: image pull failed: image alpine (container build): toomanyrequests: \
+         slow down. Check https://docs.gitlab.com/runner/shells/#shell-profile-loading for more information\x1b[0;m\n";
     assert_eq!(job.text(), format!("header of the agent\n{line}"));
     let last = job.last().unwrap();
     assert_eq!((last.state.as_str(), last.failure_reason.as_deref()), ("failed", Some("image_pull_failure")));
@@ -199,7 +199,8 @@ async fn a_pod_deleted_by_hand_is_told() {
     bench.end_pod(&name);
     bench.wait_for_nothing().await;
     let job = bench.gitlab.job(7);
-    let line = format!("\x1b[31;1mERROR: Job failed (system failure): the pod {name} was deleted while the job ran\x1b[0;m\n");
+    let sentence = format!("pods \"{name}\" not found: the pod was deleted while the job ran");
+    let line = format!("\x1b[31;1mERROR: Job failed (system failure): {sentence}\x1b[0;m\n");
     assert_eq!(job.text(), line);
     assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_system_failure"));
     manager.stop().await;
@@ -233,8 +234,9 @@ async fn a_pod_that_no_node_takes_waits_until_the_poll_timeout_with_the_reason()
     let job = bench.gitlab.job(7);
     let expected = format!(
         "Waiting for pod default/{name} to be running on the node unknown, status is Pending\n\tUnschedulable: \"0/3 nodes are available\"\n\
-         \x1b[31;1mERROR: Job failed (system failure): timed out after 6 s waiting for pod default/{name} to run (last phase: Pending): \
-         no node can take the pod: 0/3 nodes are available\x1b[0;m\n"
+         \x1b[31;1mERROR: Job failed (system failure): prepare environment: waiting for pod running: timed out waiting for pod \
+         to start (last phase: Pending), pod default/{name} in 6 s: no node can take the pod: 0/3 nodes are available. \
+         Check https://docs.gitlab.com/runner/shells/#shell-profile-loading for more information\x1b[0;m\n"
     );
     assert_eq!(job.text(), expected);
     manager.stop().await;
@@ -375,7 +377,7 @@ async fn a_masked_variable_stands_in_no_object_but_the_plan_and_not_in_the_trace
     }
     bench.set_status(&name, pulling(creating(), "ErrImagePull", "who is hunter2hunter2?"));
     bench.wait_for_nothing_but_marked(&name).await;
-    assert!(bench.gitlab.job(7).text().ends_with("who is [MASKED]?\x1b[0;m\n"), "{}", bench.gitlab.job(7).text());
+    assert!(bench.gitlab.job(7).text().contains("who is [MASKED]?. Check"), "{}", bench.gitlab.job(7).text());
     manager.stop().await;
 }
 

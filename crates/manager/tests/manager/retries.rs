@@ -39,7 +39,7 @@ async fn a_pod_that_cannot_pull_is_made_again_with_the_next_policy_and_after_the
         let second = bench.wait_for_attempt(id, 2).await;
         assert_eq!((policy(&bench, &second).as_str(), bench.names(Kind::Pod).len()), ("IfNotPresent", 1));
         let text = bench.gitlab.job(id).text();
-        let said = "WARNING: image alpine could not be pulled (container build): manifest unknown\u{1b}[0;m\nAttempt #2: trying with the next pull policy\n";
+        let said = "WARNING: image pull failed: image alpine (container build): manifest unknown\u{1b}[0;m\nAttempt #2: trying with the next pull policy\n";
         assert!(text.contains(said), "{text}");
         bench.set_status(&second, if ends_well { running() } else { unpulled() });
         if ends_well {
