@@ -196,6 +196,7 @@ fn deletion(pod: &ObjectMeta, started: bool, disruption: Option<String>) -> Stri
 
 /// GitLab Runner's wrapping of whatever goes wrong before the first script.
 pub fn before_the_job(sentence: &str) -> String {
+    let sentence = sentence.trim_end().trim_end_matches('.');
     format!("prepare environment: {sentence}. Check {ABOUT_PREPARING} for more information")
 }
 
