@@ -75,6 +75,7 @@ impl Scenario {
                 project_id: 1,
                 project_name: "project".to_owned(),
                 project_full_path: "bench/project".to_owned(),
+                root_namespace_id: 1,
             },
             git_info: gitlab_api::payload::GitInfo {
                 repo_url: "http://gitlab.invalid/bench/project.git".to_owned(),
