@@ -29,6 +29,8 @@ async fn through(world: &World, who: &str, request: Request<Body>) -> io::Result
     let rng = &mut world.next_dice(&name);
     let faults = &world.schedule().gitlab;
     world.sends(who, &name);
+    fenced(world, who, &request);
+    let sent = world.now();
     let (before, mut flight, after) = (millis(rng, 1, 30), millis(rng, 1, 30), millis(rng, 1, 40));
     let (lost_before, lost_after) = (chance(rng, faults.lost_before), chance(rng, faults.lost_after));
     let (refused, broken) = (chance(rng, faults.refused), chance(rng, faults.broken));
@@ -57,7 +59,7 @@ async fn through(world: &World, who: &str, request: Request<Body>) -> io::Result
     }
     let answer = {
         let (world, who) = (world.clone(), who.to_owned());
-        arrives(flight, rng.bool(), async move { effect(&world, &who, request).await }).await?
+        arrives(flight, rng.bool(), async move { effect(&world, &who, sent, request).await }).await?
     };
     world.log(|| format!("{name} → {}", answer.status));
     tokio::time::sleep(after).await;
@@ -68,8 +70,20 @@ async fn through(world: &World, who: &str, request: Request<Body>) -> io::Result
     Ok(response(answer, world.is_faulty() && broken))
 }
 
+/// Whoever reports a job's end has its plan, if there is one, at the instant at which the report leaves.
+fn fenced(world: &World, who: &str, request: &Request<Body>) {
+    let Some(job) = request.uri().path().strip_prefix("/api/v4/jobs/").and_then(|id| id.parse().ok()) else { return };
+    let update = request.body().as_bytes().and_then(|body| serde_json::from_slice::<UpdateJob>(body).ok());
+    if update.is_some_and(|update| update.state != "running")
+        && let Some(replica) = who.strip_prefix('m').and_then(|name| name.split('.').next())
+        && let Some(owner) = world.owner_of(job).filter(|owner| *owner != format!("s_sim{replica}"))
+    {
+        world.violated(format!("fence: {who} reports job {job}, which {owner} has"));
+    }
+}
+
 /// What the request comes to at GitLab.
-async fn effect(world: &World, who: &str, request: Request<Body>) -> io::Result<Answer> {
+async fn effect(world: &World, who: &str, sent: Duration, request: Request<Body>) -> io::Result<Answer> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidInput);
     let path = request.uri().path().strip_prefix("/api/v4/jobs/").ok_or_else(malformed)?.to_owned();
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -86,7 +100,7 @@ async fn effect(world: &World, who: &str, request: Request<Body>) -> io::Result<
     }
     let (id, update) = (path.parse().map_err(|_| malformed())?, serde_json::from_slice::<UpdateJob>(&body)?);
     world.log(|| format!("{who} says job {id} is {}", update.state));
-    Ok(world.gitlab().update(world.now(), who, id, &update))
+    Ok(world.gitlab().update((sent, world.now()), who, id, &update))
 }
 
 /// A long poll.

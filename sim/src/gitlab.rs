@@ -66,6 +66,10 @@ pub struct Report {
     pub who: String,
     /// `success` or `failed`.
     pub state: String,
+    /// When it left.
+    pub sent: Duration,
+    /// When it arrived.
+    pub came: Duration,
     /// It was the one that counted.
     pub accepted: bool,
 }
@@ -202,8 +206,8 @@ impl Gitlab {
         Some(Answer { status: 201, headers: vec![(headers::LAST_UPDATE, "v1".to_owned())], body: payload.to_string() })
     }
 
-    /// `PUT /jobs/:id`.
-    pub fn update(&mut self, now: Duration, who: &str, id: u64, update: &UpdateJob) -> Answer {
+    /// `PUT /jobs/:id`, with the times when it left and when it arrives.
+    pub fn update(&mut self, (sent, now): (Duration, Duration), who: &str, id: u64, update: &UpdateJob) -> Answer {
         self.pass(now);
         let Some(job) = self.jobs.get_mut(&id) else { return Answer::status(404) };
         let is_report = update.state != "running";
@@ -211,7 +215,8 @@ impl Gitlab {
             update.token == job.token() && matches!(job.state, State::OnTrial { .. } | State::Running | State::Canceling);
         let is_checked = is_report && is_ours && job.job.checks > 0;
         if is_report {
-            job.reports.push(Report { who: who.to_owned(), state: update.state.clone(), accepted: is_ours && !is_checked });
+            let (who, state, accepted) = (who.to_owned(), update.state.clone(), is_ours && !is_checked);
+            job.reports.push(Report { who, state, sent, came: now, accepted });
         }
         if !is_ours {
             return Answer { body: String::new(), ..job.answer(403) };

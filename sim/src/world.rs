@@ -4,7 +4,8 @@ use crate::dice::Dice;
 use crate::gitlab::Gitlab;
 use crate::schedule::{Faults, Outage, Schedule};
 use fastrand::Rng;
-use kube_server::Store;
+use kube_server::{Kind, Selectors, Store};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,6 +142,18 @@ impl World {
         if has_ended {
             self.violated(format!("zombie: {name} after the end of {who}"));
         }
+    }
+
+    /// Whose the plan of a job is; `None` when there is none.
+    pub fn owner_of(&self, job: u64) -> Option<String> {
+        let secrets = self.store().list(Kind::Secret, Some("default"), &Selectors::default()).0;
+        let is_plan = |secret: &&Arc<Value>| {
+            let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+            name.ends_with("-plan") && crate::api::job_of(name) == Some(job)
+        };
+        let owner =
+            |secret: &Arc<Value>| secret["metadata"]["labels"][agent_contract::names::LABEL_OWNER].as_str().map(str::to_owned);
+        secrets.iter().find(is_plan).and_then(owner)
     }
 
     /// The outage that a request of `who` meets now.

@@ -65,6 +65,8 @@ pub struct Requested {
 pub struct Hints {
     /// The job's state there.
     pub remote: RemoteState,
+    /// The job is over there, with whatever end.
+    pub ended: bool,
     /// How often it wants trace.
     pub update_interval: Option<Duration>,
 }

@@ -114,7 +114,9 @@ pub fn retry_after(response: &Response) -> Option<Duration> {
 
 pub fn hints(response: &Response) -> Hints {
     let seconds = header(response, headers::TRACE_UPDATE_INTERVAL).and_then(|text| text.parse::<u64>().ok());
+    let ended = header(response, headers::JOB_STATUS).is_some_and(|state| matches!(state, "success" | "failed" | "canceled"));
     Hints {
+        ended,
         remote: header(response, headers::JOB_STATUS).map_or(RemoteState::Running, RemoteState::parse),
         update_interval: seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.min(LONGEST_INTERVAL))),
     }

@@ -230,8 +230,16 @@ impl Report<'_> {
     /// `None` when it is told, else how long to wait before the next try.
     async fn tell_once(&mut self, told: &Told) -> Result<Option<Duration>, Trouble> {
         let Told::End { state, reason, exit_code, before, line, whole } = told else { return Ok(None) };
-        if !self.written && !self.write((before, line), *whole).await? {
-            return Ok(Some(AFTER_ANOTHER));
+        if !self.written {
+            let written = self.write((before, line), *whole).await?;
+            if self.writer.has_ended() {
+                // Whoever had the job before us told, and could not clean up.
+                tracing::info!(job.id = self.job.id, pod.name = self.job.pod, "GitLab knows how the job ended already");
+                return Ok(None);
+            }
+            if !written {
+                return Ok(Some(AFTER_ANOTHER));
+            }
         }
         self.prove().await?;
         // The first bytes are not ours, so there is no checksum to send.
@@ -269,6 +277,9 @@ impl Report<'_> {
             self.prove().await?;
         } else {
             let length = self.writer.length().await?;
+            if self.writer.has_ended() {
+                return Ok(false);
+            }
             let by_us_before = |length: u64| self.job.telling_at.is_some_and(|at| length > at);
             self.written = length.is_none_or(|length| by_us_before(length) || whole.is_some_and(|whole| length >= whole));
             self.note(if self.written { self.job.telling_at } else { None }.or(length).unwrap_or_default()).await?;

@@ -18,6 +18,8 @@ pub struct Writer<'a> {
     position: u64,
     /// End of a patch that was never answered.
     unanswered: Option<u64>,
+    /// The server said that the job is over.
+    has_ended: bool,
 }
 
 /// What became of a line.
@@ -34,12 +36,18 @@ pub enum Written {
 impl<'a> Writer<'a> {
     /// Behind what the manager has written of this job.
     pub fn new(job: &'a Tracked) -> Self {
-        Self { job, position: job.written.load(Ordering::Relaxed), unanswered: None }
+        Self { job, position: job.written.load(Ordering::Relaxed), unanswered: None, has_ended: false }
     }
 
     /// Bytes up to here, once something was written.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Whether a patch was refused because the job is over there. A refusal alone is no proof: a proxy may be its author,
+    /// and then a report still comes through.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// How many bytes GitLab has; `None` when the trace is closed.
@@ -88,11 +96,13 @@ impl<'a> Writer<'a> {
         })
     }
 
-    async fn patch(&self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
+    async fn patch(&mut self, start: u64, bytes: Bytes) -> Result<(PatchOutcome, Hints), ClientError> {
         let (outcome, hints) =
             self.job.runner.gitlab().patch_trace(self.job.id, &self.job.token, Patch::at(start, bytes)).await?;
         // A job that is over there takes nothing more, whatever became of these bytes.
         let over = matches!(hints.remote, RemoteState::Canceled | RemoteState::Failed);
-        Ok((if over { PatchOutcome::Gone } else { outcome }, hints))
+        let outcome = if over { PatchOutcome::Gone } else { outcome };
+        self.has_ended = hints.ended && matches!(outcome, PatchOutcome::Gone | PatchOutcome::Forbidden);
+        Ok((outcome, hints))
     }
 }

@@ -124,7 +124,7 @@ impl<'a> Waiting<'a> {
             }
             Written::Behind => {
                 self.behind = true;
-                Ok(Some(Hints { remote: RemoteState::Running, update_interval: None }))
+                Ok(Some(Hints { remote: RemoteState::Running, ended: false, update_interval: None }))
             }
             Written::Gone => Ok(None),
         }
