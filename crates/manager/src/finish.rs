@@ -242,8 +242,10 @@ impl Report<'_> {
             }
         }
         self.prove().await?;
-        // The first bytes are not ours, so there is no checksum to send.
-        let output = self.with_size.then(|| Output { checksum: None, bytesize: self.writer.position() });
+        // The first bytes are not ours, so there is no checksum to send. The size is said once: by the next try an agent
+        // that begins in spite of a cancel may have written.
+        let with_size = std::mem::take(&mut self.with_size);
+        let output = with_size.then(|| Output { checksum: None, bytesize: self.writer.position() });
         let body = UpdateJob {
             info: self.manager.info(),
             token: self.job.token.expose().to_owned(),
@@ -262,10 +264,7 @@ impl Report<'_> {
                 Ok(Some(hints.update_interval.unwrap_or(Duration::from_secs(3))))
             }
             // What stands there is another's: we cannot send it again, only let it stand.
-            UpdateOutcome::TraceMismatch if self.with_size => {
-                self.with_size = false;
-                Ok(Some(Duration::ZERO))
-            }
+            UpdateOutcome::TraceMismatch if with_size => Ok(Some(Duration::ZERO)),
             UpdateOutcome::TraceMismatch => Ok(None),
         }
     }
