@@ -23,6 +23,8 @@ pub enum Confirmed {
     Ours,
     /// It is not, or nobody wants it any more.
     Forgotten,
+    /// Its trace has begun: it runs or ran, here or with somebody to whom it was handed out again.
+    Begun,
     /// It is ours, and somebody cancelled it already.
     Canceling,
 }
@@ -56,8 +58,8 @@ pub async fn confirm(manager: &Manager, job: &Tracked, since: Since) -> Confirme
             Ok((_, hints)) if hints.remote.is_final() => return forgotten(job, "the job was cancelled before it began"),
             Ok((_, hints)) => {
                 let late = since == Since::LongAgo || begun.elapsed() > FRESH;
-                if late && has_begun_elsewhere(job).await {
-                    return forgotten(job, "the job was handed out to somebody else meanwhile");
+                if late && has_begun(job).await {
+                    return Confirmed::Begun;
                 }
                 tracing::info!(job.id = job.id, pod.name = job.pod, runner.name = job.runner.config.name, "job confirmed");
                 return if hints.remote == RemoteState::Canceling { Confirmed::Canceling } else { Confirmed::Ours };
@@ -73,7 +75,7 @@ pub async fn confirm(manager: &Manager, job: &Tracked, since: Since) -> Confirme
 }
 
 /// The token of a job that was handed out again may still be good: a trace that has begun tells.
-async fn has_begun_elsewhere(job: &Tracked) -> bool {
+async fn has_begun(job: &Tracked) -> bool {
     matches!(Writer::new(job).length().await, Ok(Some(length)) if length > 0)
 }
 

@@ -87,9 +87,11 @@ pub async fn launch(manager: &Manager, job: &Tracked, pod: &Pod) -> Result<(), U
             }
             Err(error) if error.is_taken() => {
                 tracing::info!(job.id = job.id, pod.name = job.pod, "the pod is there already");
-                // A manager that had the job before us may have made it after we looked.
+                // A manager that had the job before us may have made it after we looked. The note goes first: a pod that is
+                // gone before it is noted cannot be told from one that never was.
+                note::launched(manager, job).await?;
                 adopt::take_pod(manager, job, &job.pod).await;
-                break;
+                return Ok(());
             }
             Err(error) if error.is_over_quota() && Instant::now() + ROOM < by => {
                 if waiting.is_none() {

@@ -4,6 +4,9 @@
 //! given back before a pod is followed for hours.
 
 use crate::admit::{Slot, Tracked};
+use crate::adopt;
+use crate::backoff::Backoff;
+use crate::cluster;
 use crate::confirm::{self, Confirmed};
 use crate::finish::{self, Told};
 use crate::follow::{self, End};
@@ -13,13 +16,23 @@ use crate::places;
 use crate::retry::{self, Next};
 use crate::services;
 use crate::store::{self, Content, StoreError};
+use crate::trace::Writer;
 use crate::watch::Following;
 use crate::wiring::{Manager, RunnerSide};
 use agent_contract::Plan;
 use job::FailureReason;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between questions whether GitLab still wants a job, at most.
+const ASKING: Duration = Duration::from_secs(60);
+const LOOKING: Duration = Duration::from_secs(30);
+/// What runs elsewhere has this long to report its timeout itself.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A job that was just handed out.
 pub async fn from_the_start(manager: Arc<Manager>, runner: Arc<RunnerSide>, plan: Plan, slot: Slot) {
@@ -88,12 +101,70 @@ pub async fn from_the_plan(manager: Arc<Manager>, mut job: Tracked, plan: Plan, 
     let launched = Box::pin(async {
         let pod = launch::pod_of(&manager, &mut job, &plan.job);
         drop(plan);
-        let confirmed = confirm::confirm(&manager, &job, confirm::Since::LongAgo).await;
-        from_confirmation(&manager, &job, confirmed, pod).await
+        match confirm::confirm(&manager, &job, confirm::Since::LongAgo).await {
+            Confirmed::Begun => None,
+            confirmed => Some(from_confirmation(&manager, &job, confirmed, pod).await),
+        }
     });
-    if launched.await {
-        to_the_end(&manager, job, following, slot).await;
+    match launched.await {
+        Some(true) => to_the_end(&manager, job, following, slot).await,
+        Some(false) => {}
+        None => from_the_trace(manager, job, following, slot).await,
     }
+}
+
+/// A job whose trace has begun, though no pod was noted and none was listed.
+///
+/// A list may lack a pod, so it is asked for by its name. Without one the trace may be that of our pod, which went away
+/// before it was noted, or that of somebody to whom GitLab handed the job out again. Who may not be ended: once the job's
+/// time is over nobody runs it any more, and then a report ends what is left of it.
+async fn from_the_trace(manager: Arc<Manager>, job: Tracked, following: Following, slot: Slot) {
+    let pods: Api<Pod> = Api::namespaced(job.client(), job.namespace());
+    let pod = loop {
+        match cluster::persist(LOOKING, "look for the pod", || pods.get_metadata_opt(&job.pod)).await {
+            Ok(pod) => break pod,
+            Err(error) => {
+                let error = cluster::chain(&error);
+                tracing::warn!(job.id = job.id, pod.name = job.pod, error, "whether the job has a pod is not known yet");
+                tokio::select! {
+                    biased;
+                    () = manager.stop.cancelled() => return,
+                    () = tokio::time::sleep(LOOKING) => {}
+                }
+            }
+        }
+    };
+    if pod.is_some() {
+        adopt::take_pod(&manager, &job, &job.pod).await;
+        return from_the_pod(manager, job, false, following, slot).await;
+    }
+    drop(slot);
+    after_its_time(&manager, &job).await;
+}
+
+/// Ends a job of which nobody knows whether it still runs elsewhere, when its time is over and GitLab still wants it.
+async fn after_its_time(manager: &Manager, job: &Tracked) {
+    tracing::warn!(
+        job.id = job.id,
+        pod.name = job.pod,
+        "the trace of a job has begun, and its pod is not there: it is ended after its time"
+    );
+    let (by, mut backoff) = (Instant::now() + job.timeout + AFTER_TIMEOUT, Backoff::new(Duration::from_secs(1), ASKING));
+    while Instant::now() < by {
+        tokio::select! {
+            biased;
+            () = manager.stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.pause()) => {}
+        }
+        let mut writer = Writer::new(job);
+        // A refusal alone may be a proxy's.
+        if matches!(writer.length().await, Ok(None)) && writer.has_ended() {
+            tracing::info!(job.id = job.id, pod.name = job.pod, "the job is over");
+            return finish::clean(manager, job).await;
+        }
+    }
+    let sentence = format!("the pod {}/{} is gone, and nobody saw why", job.namespace(), job.pod);
+    Box::pin(finish::finish(manager, job, Told::failed(job, FailureReason::RunnerSystemFailure, &sentence))).await;
 }
 
 /// A job whose next pod is to be made; the plan says what it is, and `job` which pod comes next.
@@ -114,7 +185,7 @@ pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, f
 
 /// A job that cannot be stored or understood: GitLab is told why.
 pub async fn refuse(manager: &Manager, job: &Tracked, told: Told) {
-    if confirm::confirm(manager, job, confirm::Since::Now).await != Confirmed::Forgotten {
+    if !matches!(confirm::confirm(manager, job, confirm::Since::Now).await, Confirmed::Forgotten | Confirmed::Begun) {
         finish::finish(manager, job, told).await;
     }
 }
@@ -122,7 +193,8 @@ pub async fn refuse(manager: &Manager, job: &Tracked, told: Told) {
 /// Makes the pod of a job that is ours; `false` when the job is over.
 async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirmed, pod: Result<Pod, Told>) -> bool {
     let launched = match (confirmed, pod) {
-        (Confirmed::Forgotten, _) => {
+        // What has begun before we made a pod has begun elsewhere.
+        (Confirmed::Forgotten | Confirmed::Begun, _) => {
             // Whoever has it otherwise does the same.
             let _ = store::delete(manager, job).await;
             return false;

@@ -115,9 +115,21 @@ async fn put(job: &Tracked, secret: &Secret) -> Result<Option<String>, StoreErro
             return Ok(found.metadata.resource_version);
         }
         // The job was handed out to us before, with another token.
-        remove(&secrets, name).await.map_err(|error| StoreError::of(&error))?;
+        supersede(&secrets, &found).await.map_err(|error| StoreError::of(&error))?;
     }
     create().await.map(|made| made.metadata.resource_version).map_err(|error| StoreError::of(&error))
+}
+
+/// Deletes the plan that was found and no other of its name: a call that is given up may still arrive, when the plan that
+/// takes its place is there.
+async fn supersede(secrets: &Api<Secret>, found: &Secret) -> Result<(), CallError> {
+    let name = found.metadata.name.as_deref().unwrap_or_default();
+    let preconditions = Preconditions { uid: found.metadata.uid.clone(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match cluster::persist(STORING, "delete the plan", || secrets.delete(name, &parameters)).await {
+        Err(error) if !error.is_missing() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl StoreError {

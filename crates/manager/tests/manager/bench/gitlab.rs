@@ -60,6 +60,8 @@ pub struct JobThere {
     on_trial: Option<(Instant, Value)>,
     /// Updates are answered as if GitLab were out of order.
     pub refuse_updates: bool,
+    /// Patches that began somewhere else than at the end of the trace.
+    pub misplaced: usize,
     /// A patch counts and its answer is lost.
     pub lose_answers: usize,
 }
@@ -271,13 +273,15 @@ async fn append(State(gitlab): State<Gitlab>, Path(id): Path<u64>, headers: Head
     let mut known = gitlab.known.lock().unwrap();
     let job = known.jobs.entry(id).or_default();
     if job.gone || job.finals() > 0 {
-        return StatusCode::FORBIDDEN.into_response();
+        // GitLab names the state of a job that does not run; a token that is good for nothing names no job.
+        return if job.status.is_empty() { StatusCode::FORBIDDEN.into_response() } else { answer(job, 403) };
     }
     let range = headers.get(headers::CONTENT_RANGE).and_then(|value| trace::parse_content_range(value.to_str().ok()?));
     let (start, end) = range.expect("a patch has a range");
     assert_eq!(end - start + 1, body.len() as u64, "the range must fit the body");
     if start != job.trace.len() as u64 {
         let range = format!("0-{}", job.trace.len());
+        job.misplaced += 1;
         return (StatusCode::RANGE_NOT_SATISFIABLE, [(headers::RANGE, range)]).into_response();
     }
     job.trace.extend_from_slice(&body);
