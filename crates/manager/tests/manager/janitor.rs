@@ -26,7 +26,8 @@ fn is_there(bench: &Bench, kind: Kind, name: &str) -> bool {
     bench.store.get(kind, "default", name).is_ok()
 }
 
-fn renew(bench: &Bench, owner: &str, round: u32) {
+/// Renews the Lease of a manager that is not there; the first time makes it.
+pub fn renew(bench: &Bench, owner: &str, round: u32) {
     let name = format!("gantry-{}", owner.replace('_', "-"));
     let labels = json!({"app.kubernetes.io/managed-by": "gantry", "gantry.dev/owner": owner});
     let spec = json!({"holderIdentity": format!("{owner}/x"), "leaseDurationSeconds": 30, "leaseTransitions": round});
