@@ -207,17 +207,35 @@ fn commit(folder: &Folder, repository: &Path) -> Result<String> {
 /// # Errors
 /// When git is not there or fails.
 pub fn commit_all(repository: &Path) -> Result<String> {
-    let git = |arguments: &[&str]| -> Result<String> {
-        let mut command = std::process::Command::new("git");
-        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
-        let output = command.arg("-C").arg(repository).args(arguments).output().context("failed to start git")?;
-        anyhow::ensure!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    git(&["init", "-q", "-b", "main"])?;
-    git(&["add", "--all", "--force"])?;
-    git(&["-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-q", "--allow-empty", "-m", "test"])?;
-    git(&["rev-parse", "HEAD"])
+    git(repository, &["init", "-q", "-b", "main"])?;
+    git(repository, &["add", "--all", "--force"])?;
+    commit_index(repository)
+}
+
+/// Commits the project itself, as it was at a commit before, at `path` as a submodule; the new SHA.
+///
+/// # Errors
+/// The same.
+pub fn commit_itself(repository: &Path, path: &str, commit_before: &str) -> Result<String> {
+    let name = PROJECT.rsplit('/').next().unwrap_or_default();
+    let modules = format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = ../{name}.git\n");
+    std::fs::write(repository.join(".gitmodules"), modules)?;
+    git(repository, &["add", ".gitmodules"])?;
+    git(repository, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit_before},{path}")])?;
+    commit_index(repository)
+}
+
+fn commit_index(repository: &Path) -> Result<String> {
+    git(repository, &["-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-q", "--allow-empty", "-m", "test"])?;
+    git(repository, &["rev-parse", "HEAD"])
+}
+
+fn git(repository: &Path, arguments: &[&str]) -> Result<String> {
+    let mut command = std::process::Command::new("git");
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+    let output = command.arg("-C").arg(repository).args(arguments).output().context("failed to start git")?;
+    anyhow::ensure!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

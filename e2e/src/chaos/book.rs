@@ -204,7 +204,7 @@ mod tests {
         JobView {
             pipeline: 1,
             id: 4,
-            name: "job 1: 0 lines, 1 pauses, 0 ms, exit 0, clone 0".to_owned(),
+            name: "job 1: 0 lines, 1 pauses, 0 ms, exit 0, extras 0 0 0 0 0".to_owned(),
             status: status.to_owned(),
             is_final: true,
             reason: reason.map(str::to_owned),

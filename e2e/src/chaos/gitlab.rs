@@ -1,7 +1,8 @@
 //! The suite's side of the coordinator: the process, and what is asked of it.
 
 use super::host::{Facts, JobView, Manners, Wanted};
-use crate::gitlab::commit_all;
+use super::script::SUBMODULE;
+use crate::gitlab::{commit_all, commit_itself};
 use crate::target::{Target, free_port, spawn};
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ impl GitLab {
         std::fs::create_dir_all(repository.join("source"))?;
         std::fs::write(repository.join("README.md"), "A repository to clone.\n")?;
         std::fs::write(repository.join("source/data"), vec![b'x'; 200_000])?;
-        let sha = commit_all(&repository)?;
+        let sha = commit_itself(&repository, SUBMODULE, &commit_all(&repository)?)?;
         let listen = SocketAddr::new(target.gateway, target.port);
         let control = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let http = reqwest::Client::builder().timeout(CALL).no_proxy().build()?;

@@ -284,12 +284,11 @@ impl Run {
 
     async fn make_pipeline(&self) -> Result<()> {
         let longest = Duration::from_secs_f64(self.plan.sleep);
-        // git gives up when its server is away, and the job with it: that is no loss of ours.
         let away = [Trouble::CoordinatorKill, Trouble::GitlabAway, Trouble::Partition];
-        let clones = !self.plan.kinds().iter().any(|kind| away.contains(kind));
+        let stays = !self.plan.kinds().iter().any(|kind| away.contains(kind));
         let any = |dice: &mut Dice| {
             let task = Task::any(dice, longest);
-            Task { clones: task.clones && clones, ..task }
+            Task { extras: if stays { task.extras } else { task.extras.without_gitlab() }, ..task }
         };
         let tasks: Vec<_> = (0..TOGETHER).map(|_| self.chance(any)).collect();
         let first = self.made.fetch_add(TOGETHER, Ordering::Relaxed) + 1;

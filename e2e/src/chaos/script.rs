@@ -14,6 +14,16 @@ const FILLER: &str = "the quick brown fox jumps over the lazy dog";
 /// How the line begins that a manager adds for an agent that can say no more.
 const SYSTEM_FAILURE: &str = "\u{1b}[31;1mERROR: Job failed (system failure)";
 
+/// Where the submodule of the project is.
+pub const SUBMODULE: &str = "library";
+
+/// Asked by its address: the static busybox cannot resolve names.
+const SERVICE: &str = r#"  services:
+    - name: $BUSYBOX
+      alias: web
+      command: [sh, -c, "mkdir -p /www && echo served > /www/index.html && exec httpd -f -p 8080 -h /www"]
+"#;
+
 /// A job's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -25,8 +35,49 @@ pub struct Task {
     pub pause: Duration,
     /// How it ends.
     pub exit_code: i32,
-    /// Whether it clones first.
+    /// What else belongs to it.
+    pub extras: Extras,
+}
+
+/// What a job has besides its script, for each of which a pod or an agent does more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// It clones first.
     pub clones: bool,
+    /// With a submodule, if it clones.
+    pub submodule: bool,
+    /// Its lines become artifacts.
+    pub artifacts: bool,
+    /// It asks a service before it prints.
+    pub service: bool,
+    /// It has an after_script.
+    pub after_script: bool,
+}
+
+impl Extras {
+    fn any(dice: &mut Dice) -> Self {
+        Self {
+            clones: dice.one_in(8),
+            submodule: dice.one_in(2),
+            artifacts: dice.one_in(5),
+            service: dice.one_in(8),
+            after_script: dice.one_in(5),
+        }
+    }
+
+    fn flags(self) -> [bool; 5] {
+        [self.clones, self.submodule, self.artifacts, self.service, self.after_script]
+    }
+
+    fn of_flags([clones, submodule, artifacts, service, after_script]: [bool; 5]) -> Self {
+        Self { clones, submodule, artifacts, service, after_script }
+    }
+
+    /// Without what a job asks GitLab for besides its own updates: git and uploads give up when their server is away for
+    /// long, and the job with them. That is no loss of ours.
+    pub fn without_gitlab(self) -> Self {
+        Self { clones: false, submodule: false, artifacts: false, ..self }
+    }
 }
 
 impl Task {
@@ -36,26 +87,29 @@ impl Task {
         let pauses = dice.between(1, 8);
         let pause = dice.time(longest) / u32::try_from(pauses).unwrap_or(1);
         let exit_code = if dice.one_in(10) { 7 } else { 0 };
-        Self { lines, pauses, pause: Duration::from_millis(pause.as_millis() as u64), exit_code, clones: dice.one_in(8) }
+        let pause = Duration::from_millis(pause.as_millis() as u64);
+        Self { lines, pauses, pause, exit_code, extras: Extras::any(dice) }
     }
 
     /// Its name in a pipeline.
     pub fn name(&self, number: u64) -> String {
         let (lines, pauses, pause, exit) = (self.lines, self.pauses, self.pause.as_millis(), self.exit_code);
-        format!("job {number}: {lines} lines, {pauses} pauses, {pause} ms, exit {exit}, clone {}", u8::from(self.clones))
+        let flags: Vec<_> = self.extras.flags().iter().map(|flag| u8::from(*flag).to_string()).collect();
+        format!("job {number}: {lines} lines, {pauses} pauses, {pause} ms, exit {exit}, extras {}", flags.join(" "))
     }
 
     /// Reads it back.
     pub fn of_name(name: &str) -> Option<Self> {
         let (_, rest) = name.split_once(": ")?;
         let words: Vec<_> = rest.split(|one: char| !one.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
-        let [lines, pauses, pause, exit, clone] = words.as_slice() else { return None };
+        let [lines, pauses, pause, exit, flags @ ..] = words.as_slice() else { return None };
+        let flags: [&str; 5] = flags.try_into().ok()?;
         Some(Self {
             lines: lines.parse().ok()?,
             pauses: pauses.parse().ok()?,
             pause: Duration::from_millis(pause.parse().ok()?),
             exit_code: exit.parse().ok()?,
-            clones: *clone == "1",
+            extras: Extras::of_flags(flags.map(|flag| flag == "1")),
         })
     }
 
@@ -63,14 +117,33 @@ impl Task {
     fn yaml(&self, number: u64, began: &str) -> String {
         let every = self.lines.div_ceil(self.pauses.max(1)).max(1);
         let (name, lines, pause, exit) = (self.name(number), self.lines, self.pause.as_secs_f64(), self.exit_code);
-        let git = if self.clones { "clone" } else { "none" };
+        let extras = self.extras;
+        let git = if extras.clones { "clone" } else { "none" };
+        let submodules = if extras.submodule { "normal" } else { "none" };
+        let mut first = String::new();
+        if extras.clones && extras.submodule {
+            let _ = write!(first, "\n      test -s {SUBMODULE}/README.md || exit 9");
+        }
+        if extras.service {
+            first += "\n      n=0; until wget -q -T 3 -O - http://127.0.0.1:8080/ | grep -q served; do n=$((n+1)); [ $n -lt 100 ] || exit 8; sleep 0.3; done";
+        }
+        let mut rest = String::new();
+        if extras.service {
+            rest += SERVICE;
+        }
+        if extras.artifacts {
+            rest += "  artifacts: {paths: [lines.txt]}\n";
+        }
+        if extras.after_script {
+            rest += "  after_script:\n    - echo \"after of job $CI_JOB_ID\"\n";
+        }
         format!(
             r#""{name}":
   image: $BUSYBOX
-  variables: {{GIT_STRATEGY: {git}}}
-  script:
+  variables: {{GIT_STRATEGY: {git}, GIT_SUBMODULE_STRATEGY: {submodules}}}
+{rest}  script:
     - |
-      wget -q -T 3 -O /dev/null "{began}$CI_JOB_ID" 2>/dev/null || true
+      wget -q -T 3 -O /dev/null "{began}$CI_JOB_ID" 2>/dev/null || true{first}
       i=0
       while [ $i -lt {lines} ]; do
         i=$((i+1))
@@ -106,6 +179,7 @@ pub struct Found {
 pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
     let text = String::from_utf8_lossy(trace);
     let (mut found, mut hash, mut checksums) = (Found::default(), Sha256::new(), Vec::new());
+    let (after, mut afters) = (format!("after of job {id}"), 0);
     let mut expected = String::new();
     // The manager's own last line stands behind whatever came of an agent that fell, perhaps half a line.
     let of_the_agent = text.split(SYSTEM_FAILURE).next().unwrap_or_default();
@@ -115,6 +189,8 @@ pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
         let line = line.rsplit('\r').next().unwrap_or(line).trim_start_matches("\u{1b}[0K");
         if let Some(sum) = line.strip_prefix("checksum ") {
             checksums.push(sum.split(' ').next().unwrap_or_default().to_owned());
+        } else if line == after {
+            afters += 1;
         } else if line.starts_with("line ") {
             expected.clear();
             let _ = write!(expected, "line {} of job {id} {FILLER}", found.lines + 1);
@@ -133,8 +209,10 @@ pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
     }
     let last = if task.exit_code == 0 { "Job succeeded".to_owned() } else { format!("exit code {}", task.exit_code) };
     let ends = text.matches(&last).count();
-    found.doubled |= ends > 1 || checksums.len() > 1;
-    found.whole = found.wrong.is_empty() && found.lines == task.lines && checksums == [hex::encode(hash.finalize())] && ends == 1;
+    found.doubled |= ends > 1 || checksums.len() > 1 || afters > 1;
+    let is_printed = found.lines == task.lines && checksums == [hex::encode(hash.finalize())];
+    let is_ended = ends == 1 && afters == usize::from(task.extras.after_script);
+    found.whole = found.wrong.is_empty() && is_printed && is_ended;
     if found.doubled {
         found.wrong.push("something stands in it twice".to_owned());
     }
@@ -145,12 +223,13 @@ pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
 
 #[cfg(test)]
 mod tests {
-    use super::{Task, check, pipeline};
+    use super::{Extras, Task, check, pipeline};
     use crate::chaos::dice::Dice;
     use std::process::Command;
     use std::time::Duration;
 
-    const TASK: Task = Task { lines: 12, pauses: 2, pause: Duration::from_millis(1), exit_code: 7, clones: false };
+    const NOTHING: Extras = Extras { clones: false, submodule: false, artifacts: false, service: false, after_script: false };
+    const TASK: Task = Task { lines: 12, pauses: 2, pause: Duration::from_millis(1), exit_code: 7, extras: NOTHING };
 
     /// What the very script prints, with the last line that a runner adds.
     fn log(id: u64) -> String {
@@ -177,6 +256,24 @@ mod tests {
     fn the_log_of_the_script_is_what_is_expected() {
         let found = check(&TASK, 5, log(5).as_bytes());
         assert!(found.whole && !found.doubled && found.wrong.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn an_after_script_is_to_be_said_once() {
+        let task = Task { extras: Extras { after_script: true, ..NOTHING }, ..TASK };
+        assert!(!check(&task, 5, log(5).as_bytes()).whole);
+        let said = log(5).replace("ERROR", "after of job 5\nERROR");
+        assert!(check(&task, 5, said.as_bytes()).whole && !check(&TASK, 5, said.as_bytes()).whole);
+        assert!(check(&task, 5, said.replace("ERROR", "after of job 5\nERROR").as_bytes()).doubled);
+    }
+
+    #[test]
+    fn every_extra_stands_in_a_pipeline_that_can_be_read() {
+        let all = Extras { clones: true, submodule: true, artifacts: true, service: true, after_script: true };
+        let yaml = pipeline(&[TASK, Task { extras: all, ..TASK }], 1, "http://127.0.0.1:1/");
+        for word in ["GIT_SUBMODULE_STRATEGY: normal", "alias: web", "paths: [lines.txt]", "after_script:", "library/README.md"] {
+            assert_eq!(yaml.matches(word).count(), 1, "{word} in {yaml}");
+        }
     }
 
     #[test]
