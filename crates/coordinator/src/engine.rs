@@ -233,9 +233,8 @@ impl Writer<'_> {
             return Err(Error::NoPipeline(pipeline));
         }
         let mut changes = Vec::new();
-        for job in jobs.iter().filter(|job| !job.status.is_final() && job.status != JobStatus::Canceling) {
-            let running = job.status == JobStatus::Running && job.graceful;
-            let status = if running { JobStatus::Canceling } else { JobStatus::Canceled };
+        for job in &jobs {
+            let Some(status) = when_canceled(job) else { continue };
             let loaded = self.graph(pipeline)?;
             let index = loaded.index[&job.id];
             // Nothing follows from one of them alone: they end together.
@@ -243,6 +242,12 @@ impl Writer<'_> {
             changes.push((index, status));
         }
         self.follow(pipeline, &changes)
+    }
+
+    /// Cancels one job, if it is not over; what waits for it is decided as after any other end.
+    pub fn cancel_job(&mut self, id: JobId) -> Result<(), Error> {
+        let job = rows::job(&self.db, id)?.ok_or(Error::NoJob(id))?;
+        when_canceled(&job).map_or(Ok(()), |status| self.set(&job, status, job.allow_failure))
     }
 
     fn set(&mut self, job: &JobRow, status: JobStatus, allowed: bool) -> Result<(), Error> {
@@ -294,6 +299,16 @@ impl Writer<'_> {
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), Error> {
         let run = || self.db.prepare_cached(sql)?.execute(values);
         run().map(drop).map_err(Error::store("change a job"))
+    }
+}
+
+/// What a cancel makes of a job; `None` where it changes nothing.
+fn when_canceled(job: &JobRow) -> Option<JobStatus> {
+    match job.status {
+        JobStatus::Canceling => None,
+        status if status.is_final() => None,
+        JobStatus::Running if job.graceful => Some(JobStatus::Canceling),
+        _ => Some(JobStatus::Canceled),
     }
 }
 

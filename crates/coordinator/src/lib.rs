@@ -250,6 +250,14 @@ impl Coordinator {
     pub fn cancel_pipeline(&self, id: PipelineId) -> Result<(), Error> {
         self.inner.write(|writer| writer.cancel(id))
     }
+
+    /// Cancels one job, if it is not over, in the same way.
+    ///
+    /// # Errors
+    /// When there is no such job, or the state cannot be written.
+    pub fn cancel_job(&self, id: JobId) -> Result<(), Error> {
+        self.inner.write(|writer| writer.cancel_job(id))
+    }
 }
 
 /// The same as [`Coordinator::predefined`] before there is a coordinator: without our address and the project's number.

@@ -177,6 +177,26 @@ async fn a_cancel_is_seen_in_every_answer_and_ends_with_the_runners_report() {
 }
 
 #[tokio::test]
+async fn one_job_is_canceled_without_the_others() {
+    let server = Server::start().await;
+    let pipeline = server.pipeline(&["test", "later"], vec![job("a", "test"), job("b", "test"), job("c", "later")]);
+    let [runs, goes_on] = [server.take().await, server.take().await];
+    let cancel = |id| server.coordinator.cancel_job(id);
+    cancel(runs.id).unwrap();
+    assert_eq!(patch(&server, &runs, 0, b"x").await, (PatchOutcome::Accepted, RemoteState::Canceling));
+    assert_eq!(patch(&server, &goes_on, 0, b"x").await, (PatchOutcome::Accepted, RemoteState::Running));
+    server.end(&runs, "success").await;
+    server.end(&goes_on, "success").await;
+    // One that is over stays as it is.
+    cancel(goes_on.id).unwrap();
+    let statuses: Vec<_> = server.statuses(pipeline).into_iter().map(|(_, status)| status).collect();
+    assert_eq!(statuses, [JobStatus::Canceled, JobStatus::Success, JobStatus::Skipped]);
+    let waits = server.coordinator.pipeline(server.pipeline(&["test"], vec![job("d", "test")])).unwrap().jobs[0].id;
+    cancel(waits).unwrap();
+    assert!(server.request().await.is_none() && cancel(u64::MAX >> 1).is_err());
+}
+
+#[tokio::test]
 async fn a_job_whose_runner_is_silent_fails_as_stuck() {
     let server = Server::with(Settings { silence: Duration::from_millis(200), ..quick() }).await;
     let mut short = job("a", "test");
