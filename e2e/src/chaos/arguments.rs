@@ -55,6 +55,10 @@ pub enum Trouble {
     CoordinatorKill,
     /// GitLab refuses, fails, is busy, slow or silent, or its answers are lost
     GitlabAway,
+    /// Single requests of runners and pods fail, each in its own way: 500, 429, slow, closed, half answered, 416, 202
+    GitlabFaults,
+    /// A job that waits or runs is canceled at GitLab
+    Cancel,
     /// The managers cannot reach the Kubernetes API: it refuses or hangs, on a cluster it may really be stopped
     ApiAway,
     /// Nothing passes between pods and GitLab
@@ -92,7 +96,7 @@ pub struct Plan {
     /// Longest sleep of a job, in seconds
     #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
     pub sleep: f64,
-    /// How long something is away (gitlab-away, api-away, partition)
+    /// How long something is away (gitlab-away, gitlab-faults, api-away, partition)
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     pub outage: u64,
     /// Where chance begins; printed when not given

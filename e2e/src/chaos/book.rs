@@ -12,6 +12,9 @@ const PROBLEMS: usize = 40;
 /// GitLab's word for a job that fell with its pod.
 const OF_THE_POD: &str = "runner_system_failure";
 
+/// GitLab's word for a job that was canceled.
+const CANCELED: &str = "canceled";
+
 /// All jobs of a run.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -28,6 +31,10 @@ struct Job {
     at_gitlab: AtGitlab,
     /// Its agent or its container was killed.
     hurt: bool,
+    /// It was canceled at GitLab.
+    canceled: bool,
+    /// GitLab's word for it.
+    status: String,
     checked: bool,
     began: u64,
     ended: Vec<String>,
@@ -47,6 +54,7 @@ impl Book {
                 Entry::Handed { job } => self.job(job).at_gitlab.handed = true,
                 Entry::Running { job } => self.job(job).at_gitlab.running = true,
                 Entry::Began { job } => self.job(job).began += 1,
+                Entry::Fault { kind } => self.struck(format!("of these, requests: {kind}")),
                 Entry::Ended { job, told, .. } => self.job(job).ended.push(told),
             }
         }
@@ -60,6 +68,7 @@ impl Book {
     pub fn see(&mut self, view: &JobView) -> bool {
         let job = self.job(view.id);
         job.at_gitlab.is_final = view.is_final;
+        job.status.clone_from(&view.status);
         // One that was given back is waiting again.
         job.at_gitlab.running = view.status == "running";
         view.is_final && !job.checked
@@ -83,6 +92,11 @@ impl Book {
     /// Notes that a job may fail from now on.
     pub fn hurt(&mut self, id: u64) {
         self.job(id).hurt = true;
+    }
+
+    /// Notes before a cancel that a job may end as canceled, and takes it back when it was over already.
+    pub fn cancel(&mut self, id: u64, canceled: bool) {
+        self.job(id).canceled = canceled;
     }
 
     /// Notes what a kill of the manager hit.
@@ -122,13 +136,16 @@ impl Book {
     pub fn check(&mut self, view: &JobView, trace: &[u8], facts: &Facts) {
         let job = self.job(view.id);
         job.checked = true;
-        let (hurt, id) = (job.hurt, view.id);
+        let (hurt, id, began) = (job.hurt, view.id, job.began > 0);
+        let is_canceled = job.canceled && view.status == CANCELED;
         let Some(task) = Task::of_name(&view.name) else { return };
         let reason = view.reason.clone().unwrap_or_default();
         *self.report.ends.entry(format!("{} {reason}", view.status).trim().to_owned()).or_default() += 1;
         self.report.log_bytes += facts.bytes;
         let found = script::check(&task, id, trace);
-        let as_it_had_to = if task.exit_code == 0 {
+        let as_it_had_to = if is_canceled {
+            true
+        } else if task.exit_code == 0 {
             view.status == "success"
         } else {
             view.status == "failed" && reason == "script_failure" && view.exit_code == Some(task.exit_code)
@@ -140,8 +157,11 @@ impl Book {
             self.problem(format!("job {id} is {status} ({reason}, exit code {code:?}), its task is {task:?}"));
         }
         let mut wrong = found.wrong.clone();
+        if is_canceled {
+            wrong.extend(found.wrong_of_canceled(&task, began));
+        }
         // With a killed agent goes what it had not sent yet; its verdict may have been written before.
-        if as_it_had_to && !hurt && !found.whole {
+        if as_it_had_to && !is_canceled && !hurt && !found.whole {
             wrong.push(format!("{} of {} lines, or no checksum or end", found.lines, task.lines));
         }
         if facts.told_bytes.is_some_and(|bytes| bytes != facts.bytes) {
@@ -171,8 +191,11 @@ impl Book {
 
     /// The last look at all jobs.
     pub fn close(&mut self) {
-        let mut twice = Vec::new();
+        let (mut twice, mut not_canceled) = (Vec::new(), Vec::new());
         for (id, job) in &self.jobs {
+            if job.canceled && job.at_gitlab.is_final && job.status != CANCELED {
+                not_canceled.push(format!("job {id} was canceled and is {}", job.status));
+            }
             let mut kinds = job.ended.clone();
             kinds.sort_unstable();
             kinds.dedup();
@@ -185,7 +208,8 @@ impl Book {
         let repeated = self.jobs.values().filter(|job| job.ended.len() > 1).count();
         self.report.figures.insert("jobs whose end was told more than once, the same each time".to_owned(), repeated as f64);
         self.report.doubled += twice.len() as u64;
-        twice.into_iter().for_each(|words| self.problem(words));
+        self.report.lost += not_canceled.len() as u64;
+        twice.into_iter().chain(not_canceled).for_each(|words| self.problem(words));
         self.report.jobs = self.jobs.len() as u64;
         self.report.kills = self.kills.iter().map(|(phase, count)| (phase.as_str().to_owned(), *count)).collect();
         if self.idle_kills > 0 {
@@ -204,7 +228,7 @@ mod tests {
         JobView {
             pipeline: 1,
             id: 4,
-            name: "job 1: 0 lines, 1 pauses, 0 ms, exit 0, extras 0 0 0 0 0".to_owned(),
+            name: "job 1: 0 lines, 1 pauses, 0 ms, exit 0, extras 0 0 0 0 0 0 0".to_owned(),
             status: status.to_owned(),
             is_final: true,
             reason: reason.map(str::to_owned),
@@ -253,5 +277,25 @@ mod tests {
         strict.learn(vec![ended("success"), ended("success")]);
         strict.close();
         assert_eq!(strict.report.doubled, 1);
+    }
+
+    #[test]
+    fn a_job_that_was_canceled_ends_as_that_and_no_other_does() {
+        let mut book = Book::default();
+        book.check(&view("canceled", None), b"", &Facts::default());
+        assert_eq!((book.report.lost, book.report.trace_mismatches), (1, 0));
+        let mut book = Book::default();
+        book.cancel(4, true);
+        book.see(&view("canceled", None));
+        book.check(&view("canceled", None), b"", &Facts::default());
+        book.close();
+        assert!(book.report.is_good(), "{:?}", book.report);
+        // Its script began, so it has to say how it ended.
+        book.learn(vec![Entry::Began { job: 4 }]);
+        book.check(&view("canceled", None), b"", &Facts::default());
+        assert_eq!((book.report.lost, book.report.trace_mismatches), (0, 1));
+        book.see(&view("success", None));
+        book.close();
+        assert_eq!(book.report.lost, 1);
     }
 }

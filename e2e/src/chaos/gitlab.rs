@@ -114,6 +114,12 @@ impl GitLab {
         Ok(answer.error_for_status()?.json().await?)
     }
 
+    /// Cancels a job; one that is over stays as it is.
+    pub async fn cancel(&self, job: u64) -> Result<()> {
+        self.http.post(self.address(&format!("jobs/{job}/cancel"))).send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// Treats runners and pods like this from now on.
     pub async fn behave(&self, manners: Manners) -> Result<()> {
         self.http.put(self.address("manners")).json(&manners).send().await?.error_for_status()?;

@@ -3,7 +3,10 @@
 //! Two listeners: at `listen` what runners and pods see, through whatever trouble is set; at `control`, on loopback, what
 //! the suite asks, always at once.
 
+use super::dice::Dice;
+use super::faults::{self, BODY, Fault};
 use super::journal::{Entry, Writer};
+use super::line::{Lines, Peer};
 use crate::gitlab::{PROJECT, make_pipeline};
 use anyhow::{Context, Result, bail};
 use axum::Json;
@@ -16,7 +19,7 @@ use coordinator::{Coordinator, Event, JobStatus, ProjectId, ProjectVariable, Set
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -27,8 +30,6 @@ pub const BEGAN: &str = "/-/began/";
 const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
 const SLOW: Duration = Duration::from_secs(10);
 const HELD: Duration = Duration::from_millis(100);
-/// Longest body that is looked into.
-const BODY: usize = 64 * 1024 * 1024;
 /// How long the suite waits for something to pass.
 const WAIT: Duration = Duration::from_secs(3);
 
@@ -71,6 +72,13 @@ pub enum Manners {
     Silent,
     /// Requests are obeyed, and the answers lost.
     AnswersLost,
+    /// Each request by itself meets a fault, once in so many times.
+    Flaky {
+        /// How rare faults are.
+        one_in: u64,
+        /// Where chance begins.
+        seed: u64,
+    },
 }
 
 /// A job as the suite sees it.
@@ -129,6 +137,8 @@ struct Host {
     sha: String,
     journal: Arc<Writer>,
     manners: Arc<RwLock<Manners>>,
+    /// Which request meets which fault.
+    dice: Arc<Mutex<Dice>>,
     /// Job that was handed out last, confirmed last, ended last.
     passed: [watch::Sender<u64>; 3],
 }
@@ -157,17 +167,18 @@ async fn serve(arguments: &HostArguments) -> Result<()> {
         sha: arguments.sha.clone(),
         journal: Arc::new(Writer::open(&arguments.directory.join("journal"))?),
         manners: Arc::default(),
+        dice: Arc::new(Mutex::new(Dice::new(0))),
         passed: std::array::from_fn(|_| watch::channel(0).0),
     };
     tokio::spawn(note_ends(host.clone()));
     let listener = tokio::net::TcpListener::bind(arguments.listen).await.context("failed to listen for pods")?;
     let shared = host.clone();
     let inner = host.coordinator.router();
-    let door = axum::Router::new().fallback(move |ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request| {
+    let door = axum::Router::new().fallback(move |ConnectInfo(peer): ConnectInfo<Peer>, request: Request| {
         let (host, inner) = (shared.clone(), inner.clone());
-        async move { host.door(inner, from, request).await }
+        async move { host.door(inner, peer, request).await }
     });
-    let public = axum::serve(listener, door.into_make_service_with_connect_info::<SocketAddr>());
+    let public = axum::serve(Lines(listener), door.into_make_service_with_connect_info::<Peer>());
     let control = tokio::net::TcpListener::bind(arguments.control).await.context("failed to listen for the suite")?;
     let private = axum::serve(control, control_router(host));
     tokio::select! { ended = public.into_future() => ended?, ended = private.into_future() => ended? }
@@ -186,13 +197,13 @@ async fn note_ends(host: Host) {
 
 impl Host {
     fn manners(&self) -> Manners {
-        *self.manners.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.manners.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything that a runner or a pod asks.
-    async fn door(&self, inner: axum::Router, from: SocketAddr, request: Request) -> Response {
+    async fn door(&self, inner: axum::Router, peer: Peer, request: Request) -> Response {
         match self.manners() {
-            Manners::Good | Manners::AnswersLost => {}
+            Manners::Good | Manners::AnswersLost | Manners::Flaky { .. } => {}
             Manners::Error => return (StatusCode::INTERNAL_SERVER_ERROR, "500 on purpose\n").into_response(),
             Manners::Busy => return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")], "429 on purpose\n").into_response(),
             Manners::BusyWithoutTime => return (StatusCode::TOO_MANY_REQUESTS, "429 on purpose\n").into_response(),
@@ -203,11 +214,25 @@ impl Host {
             let noted = number.parse().map(|job| self.journal.write(&Entry::Began { job }));
             return if matches!(noted, Ok(Ok(()))) { "noted\n".into_response() } else { StatusCode::BAD_REQUEST.into_response() };
         }
-        let answer = match self.noted(inner, from, request).await {
+        let answer = match self.by_chance(inner, &peer, request).await {
             Ok(answer) => answer,
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
         };
         if self.manners() == Manners::AnswersLost { self.silence().await } else { answer }
+    }
+
+    /// Passes a request on, unless it is its turn to meet a fault.
+    async fn by_chance(&self, inner: axum::Router, peer: &Peer, request: Request) -> Result<Response> {
+        let carry = async |request| self.noted(inner, peer.from, request).await;
+        let Manners::Flaky { one_in, .. } = self.manners() else { return carry(request).await };
+        let (asked, request) = faults::asked(request).await?;
+        let fault = {
+            let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
+            dice.one_in(one_in).then(|| Fault::any(&mut dice, asked))
+        };
+        let Some(fault) = fault else { return carry(request).await };
+        self.journal.write(&Entry::Fault { kind: fault.name().to_owned() })?;
+        fault.answer(request, &peer.cut, carry).await
     }
 
     /// No answer for as long as that is the manner.
@@ -278,6 +303,7 @@ fn control_router(host: Host) -> axum::Router {
         .route("/jobs", get(jobs))
         .route("/jobs/{id}/trace", get(trace))
         .route("/jobs/{id}/facts", get(facts))
+        .route("/jobs/{id}/cancel", post(cancel))
         .route("/manners", put(behave))
         .route("/passed/{what}", get(passed))
         .with_state(host)
@@ -333,8 +359,16 @@ async fn facts(State(host): State<Host>, Path(id): Path<u64>) -> Result<Json<Fac
     }))
 }
 
+/// Cancels a job, as a person does.
+async fn cancel(State(host): State<Host>, Path(id): Path<u64>) -> Result<(), Failure> {
+    Ok(tokio::task::spawn_blocking(move || host.coordinator.cancel_job(id)).await??)
+}
+
 async fn behave(State(host): State<Host>, Json(manners): Json<Manners>) {
-    *host.manners.write().unwrap_or_else(std::sync::PoisonError::into_inner) = manners;
+    if let Manners::Flaky { seed, .. } = manners {
+        *host.dice.lock().unwrap_or_else(PoisonError::into_inner) = Dice::new(seed);
+    }
+    *host.manners.write().unwrap_or_else(PoisonError::into_inner) = manners;
 }
 
 /// Waits until a job is `handed`, `confirmed` or `ended`.

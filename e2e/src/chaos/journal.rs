@@ -32,6 +32,11 @@ pub enum Entry {
         /// By whom: the address.
         from: String,
     },
+    /// A request met a fault.
+    Fault {
+        /// Which.
+        kind: String,
+    },
     /// The script of a job began.
     Began {
         /// The job.

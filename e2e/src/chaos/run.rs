@@ -120,7 +120,7 @@ impl Run {
         std::fs::create_dir(&of_manager)?;
         let namespaces = [namespace.clone()];
         let now = Manager::start(&program()?, &target, &namespaces, &config, &of_manager).await?;
-        let harmless = [Trouble::ManagerKill, Trouble::ManagerTerm, Trouble::ReplicaKill, Trouble::ApiAway];
+        let harmless = [Trouble::ManagerKill, Trouble::ManagerTerm, Trouble::ReplicaKill, Trouble::ApiAway, Trouble::Cancel];
         let told_once = plan.kinds().iter().all(|kind| harmless.contains(kind));
         Ok(Self {
             pace: Duration::from_millis(if plan.target == On::Cluster { 4000 } else { 1200 }),
@@ -235,6 +235,12 @@ impl Run {
         Some(news)
     }
 
+    /// Jobs that wait or run, as GitLab has them now.
+    pub async fn open_jobs(&self) -> Result<Vec<JobView>> {
+        let views = self.gitlab.jobs(self.from.load(Ordering::Relaxed)).await?;
+        Ok(views.into_iter().filter(|view| !view.is_final && view.status != "canceling").collect())
+    }
+
     /// Keeps enough jobs waiting, and looks at each that is over, until all have been.
     async fn feed(&self) -> Result<()> {
         let longest = Duration::from_secs_f64(self.plan.sleep) + Duration::from_secs(self.plan.outage * 2);
@@ -284,7 +290,7 @@ impl Run {
 
     async fn make_pipeline(&self) -> Result<()> {
         let longest = Duration::from_secs_f64(self.plan.sleep);
-        let away = [Trouble::CoordinatorKill, Trouble::GitlabAway, Trouble::Partition];
+        let away = [Trouble::CoordinatorKill, Trouble::GitlabAway, Trouble::GitlabFaults, Trouble::Partition];
         let stays = !self.plan.kinds().iter().any(|kind| away.contains(kind));
         let any = |dice: &mut Dice| {
             let task = Task::any(dice, longest);
@@ -365,7 +371,7 @@ impl Run {
             book.problem(format!("left behind: {}", left.join(", ")));
         }
         let (plan, kinds) = (&self.plan, self.plan.kinds());
-        let with_outage = [Trouble::GitlabAway, Trouble::ApiAway, Trouble::Partition];
+        let with_outage = [Trouble::GitlabAway, Trouble::GitlabFaults, Trouble::ApiAway, Trouble::Partition];
         let report = Report {
             command: command(seed, std::env::args().skip(1)),
             target: target.to_owned(),

@@ -24,6 +24,8 @@ const COMING_UP: Duration = Duration::from_secs(60);
 const FILLING: Duration = Duration::from_secs(90);
 /// A manager that is told to end has to, whatever runs.
 const ENDING: Duration = Duration::from_secs(5);
+/// One request in so many meets a fault while faults are made.
+const FAULT: u64 = 4;
 const LOOK: Duration = Duration::from_millis(50);
 /// The table of our own rule: nothing else stands in it.
 const TABLE: &str = "gantry_chaos";
@@ -43,6 +45,8 @@ impl Run {
             Trouble::ShimKill => self.kill_in_pod(true).await,
             Trouble::CoordinatorKill => self.kill_coordinator(self.chance(|dice| dice.time(NOBODY))).await.map(|()| true),
             Trouble::GitlabAway => self.gitlab_away().await.map(|()| true),
+            Trouble::GitlabFaults => self.gitlab_faults().await.map(|()| true),
+            Trouble::Cancel => self.cancel().await,
             Trouble::ApiAway => self.api_away().await.map(|()| true),
             Trouble::Partition => self.partition().await.map(|()| true),
         }
@@ -183,6 +187,37 @@ impl Run {
         self.book().struck(format!("of these, GitLab: {how}"));
         self.heal().await;
         Ok(())
+    }
+
+    /// Has requests fail by chance, and cancels a job meanwhile if that is among the kinds of trouble.
+    async fn gitlab_faults(&self) -> Result<()> {
+        let seed = self.chance(|dice| dice.between(0, u64::MAX - 1));
+        self.gitlab.behave(Manners::Flaky { one_in: FAULT, seed }).await?;
+        let before = self.chance(|dice| dice.time(self.outage()));
+        tokio::time::sleep(before).await;
+        if self.plan.kinds().contains(&Trouble::Cancel) && self.cancel().await? {
+            self.book().struck("of these, canceled while requests failed".to_owned());
+        }
+        tokio::time::sleep(self.outage().saturating_sub(before)).await;
+        self.gitlab.behave(Manners::Good).await?;
+        self.heal().await;
+        Ok(())
+    }
+
+    /// Cancels a job that waits or runs; `false` when none is to be had, or it ended first.
+    async fn cancel(&self) -> Result<bool> {
+        tokio::time::sleep(self.chance(|dice| dice.time(self.pace * 2))).await;
+        let open = self.open_jobs().await?;
+        // As many that run as that wait, of which there are more.
+        let running = self.chance(|dice| dice.one_in(2));
+        let of_kind: Vec<_> = open.iter().filter(|view| (view.status == "running") == running).collect();
+        let Some(job) = self.chance(|dice| dice.pick(&of_kind).copied()) else { return Ok(false) };
+        self.book().cancel(job.id, true);
+        self.gitlab.cancel(job.id).await?;
+        let after = self.gitlab.jobs(job.pipeline).await?;
+        let canceled = after.iter().any(|view| view.id == job.id && view.status.starts_with("cancel"));
+        self.book().cancel(job.id, canceled);
+        Ok(canceled)
     }
 
     async fn api_away(&self) -> Result<()> {
