@@ -157,7 +157,7 @@ impl Book {
             self.problem(format!("job {id} is {status} ({reason}, exit code {code:?}), its task is {task:?}"));
         }
         let mut wrong = found.wrong.clone();
-        if is_canceled {
+        if is_canceled && !hurt {
             wrong.extend(found.wrong_of_canceled(&task, began));
         }
         // With a killed agent goes what it had not sent yet; its verdict may have been written before.

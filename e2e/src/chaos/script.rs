@@ -129,6 +129,15 @@ impl Task {
         })
     }
 
+    /// What `CI_JOB_STATUS` is in its after_script.
+    fn status_word(&self, script_canceled: bool) -> &'static str {
+        match self.exit_code {
+            _ if script_canceled => "canceled",
+            0 => "success",
+            _ => "failed",
+        }
+    }
+
     /// Its entry in a `.gitlab-ci.yml`; `began` is where it says that it began.
     fn yaml(&self, number: u64, began: &str) -> String {
         let every = self.lines.div_ceil(self.pauses.max(1)).max(1);
@@ -228,12 +237,7 @@ pub fn check(task: &Task, id: u64, trace: &[u8]) -> Found {
     let text = String::from_utf8_lossy(trace);
     let (mut found, mut hash, mut checksums) = (Found::default(), Sha256::new(), Vec::new());
     let (canceled, script_canceled) = (text.matches(CANCELED).count(), text.matches(SCRIPT_CANCELED).count());
-    let status = match task.exit_code {
-        _ if script_canceled > 0 => "canceled",
-        0 => "success",
-        _ => "failed",
-    };
-    let after = format!("after of job {id}, {status}");
+    let after = format!("after of job {id}, {}", task.status_word(script_canceled > 0));
     let (mut expected, mut half) = (String::new(), None);
     // The manager's own last line stands behind whatever came of an agent that fell, perhaps half a line.
     let of_the_agent = text.split(SYSTEM_FAILURE).next().unwrap_or_default();
