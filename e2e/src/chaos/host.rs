@@ -384,3 +384,121 @@ async fn passed(State(host): State<Host>, Path(what): Path<String>) -> Result<Js
 pub fn journal_of(directory: &FilePath) -> PathBuf {
     directory.join("journal")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Facts, HostArguments, JobView, Manners, Wanted, journal_of, serve};
+    use crate::chaos::journal::{Entry, Reader};
+    use crate::target::free_port;
+    use reqwest::{Client, Method, Response};
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    /// Some answers are slow on purpose.
+    const LONGEST: Duration = Duration::from_secs(120);
+
+    /// A suite and a runner in one.
+    struct Both {
+        http: Client,
+        listen: SocketAddr,
+        control: SocketAddr,
+    }
+
+    impl Both {
+        async fn start(place: &Path) -> Self {
+            // There may be a provider already.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let repository = place.join("repository");
+            std::fs::create_dir(&repository).unwrap();
+            let sha = crate::gitlab::commit_all(&repository).unwrap();
+            let [listen, control] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
+            let arguments = HostArguments { directory: place.to_owned(), repository, sha, listen, control };
+            tokio::spawn(async move { serve(&arguments).await.unwrap() });
+            let both = Self { http: Client::new(), listen, control };
+            let begun = Instant::now();
+            while both.http.get(format!("http://{control}/ready")).send().await.is_err() {
+                assert!(begun.elapsed() < Duration::from_secs(20), "the host does not come up");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            both
+        }
+
+        async fn suite(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+            let mut call = self.http.request(method, format!("http://{}/{path}", self.control));
+            if let Some(body) = body {
+                call = call.json(&body);
+            }
+            call.send().await.unwrap().error_for_status().unwrap()
+        }
+
+        async fn job(&self) -> JobView {
+            self.suite(Method::GET, "jobs?from=1", None).await.json::<Vec<JobView>>().await.unwrap().remove(0)
+        }
+
+        async fn facts(&self, id: u64) -> Facts {
+            self.suite(Method::GET, &format!("jobs/{id}/facts"), None).await.json().await.unwrap()
+        }
+
+        /// The status of an answer, and where a trace goes on; nothing when the connection was closed.
+        async fn runner(&self, (method, path): (Method, String), token: &str, range: &str, body: String) -> Option<(u16, u64)> {
+            let call = self.http.request(method, format!("http://{}/api/v4/jobs/{path}", self.listen));
+            let answer = call.header("JOB-TOKEN", token).header("Content-Range", range).body(body).send().await.ok()?;
+            let at = answer.headers().get("range").and_then(|range| range.to_str().ok()?.split_once('-')?.1.parse().ok());
+            let status = answer.status().as_u16();
+            answer.bytes().await.ok()?;
+            Some((status, at.unwrap_or_default()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_by_the_answers_gets_its_trace_and_end_through_every_fault() {
+        let place = tempfile::tempdir().unwrap();
+        let both = Both::start(place.path()).await;
+        let wanted = Wanted { yaml: "a:\n  script: [x]\n".to_owned(), variables: Vec::new() };
+        both.suite(Method::POST, "pipelines", Some(serde_json::to_value(wanted).unwrap())).await;
+        let token = std::fs::read_to_string(place.path().join("token")).unwrap();
+        let features = json!({"cancelable": true, "cancel_gracefully": true, "two_phase_job_commit": true});
+        let asks = json!({"token": token, "info": {"features": features}});
+        let url = format!("http://{}/api/v4/jobs/request", both.listen);
+        let payload: Value = both.http.post(url).json(&asks).send().await.unwrap().json().await.unwrap();
+        let (id, token) = (payload["id"].as_u64().unwrap(), payload["token"].as_str().unwrap());
+        let put = async |state: &str| {
+            let body = json!({"token": token, "state": state}).to_string();
+            both.runner((Method::PUT, id.to_string()), token, "", body).await
+        };
+        assert_eq!(put("running").await, Some((200, 0)));
+        let flaky = Manners::Flaky { one_in: 2, seed: 5 };
+        both.suite(Method::PUT, "manners", Some(serde_json::to_value(flaky).unwrap())).await;
+        let (all, mut at, begun) = ("x".repeat(40), 0, Instant::now());
+        while at < all.len() {
+            assert!(begun.elapsed() < LONGEST, "only {at} bytes came through");
+            let range = format!("{at}-{at}");
+            let patch = (Method::PATCH, format!("{id}/trace"));
+            match both.runner(patch, token, &range, all[at..=at].to_owned()).await {
+                Some((202, _)) => at += 1,
+                Some((416, length)) => at = usize::try_from(length).unwrap(),
+                _ => {}
+            }
+        }
+        assert_eq!(both.facts(id).await.bytes, 40);
+        both.suite(Method::POST, &format!("jobs/{id}/cancel"), None).await;
+        assert_eq!(both.job().await.status, "canceling");
+        // A 403 says that it is over: an answer was lost.
+        while !matches!(put("failed").await, Some((200 | 403, _))) {
+            assert!(begun.elapsed() < LONGEST, "the end does not come through");
+        }
+        assert_eq!(both.job().await.status, "canceled");
+        let mut kinds = BTreeMap::<String, u64>::new();
+        for entry in Reader::new(&journal_of(place.path())).news().unwrap() {
+            if let Entry::Fault { kind } = entry {
+                *kinds.entry(kind).or_default() += 1;
+            }
+        }
+        for kind in ["500", "429", "slow", "closed before", "answer lost", "half an answer", "416"] {
+            assert!(kinds.contains_key(kind), "{kind} in {kinds:?}");
+        }
+    }
+}
