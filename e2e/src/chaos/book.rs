@@ -210,6 +210,12 @@ impl Book {
         self.report.doubled += twice.len() as u64;
         self.report.lost += not_canceled.len() as u64;
         twice.into_iter().chain(not_canceled).for_each(|words| self.problem(words));
+        let heard = self.jobs.values().filter(|job| job.began > 0).count();
+        self.report.figures.insert("scripts heard to begin".to_owned(), heard as f64);
+        if heard == 0 && self.jobs.values().any(|job| job.status == "success") {
+            self.report.other += 1;
+            self.problem("no script was heard to begin, so one that ran twice would not have been seen".to_owned());
+        }
         self.report.jobs = self.jobs.len() as u64;
         self.report.kills = self.kills.iter().map(|(phase, count)| (phase.as_str().to_owned(), *count)).collect();
         if self.idle_kills > 0 {
@@ -277,6 +283,19 @@ mod tests {
         strict.learn(vec![ended("success"), ended("success")]);
         strict.close();
         assert_eq!(strict.report.doubled, 1);
+    }
+
+    #[test]
+    fn a_run_in_which_no_script_was_heard_is_not_good() {
+        let mut book = Book::default();
+        book.see(&view("success", None));
+        book.close();
+        assert!(!book.report.is_good());
+        let mut book = Book::default();
+        book.see(&view("success", None));
+        book.learn(vec![Entry::Began { job: 4 }]);
+        book.close();
+        assert!(book.report.is_good(), "{:?}", book.report);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Task {
             let _ = write!(first, "\n      test -s {SUBMODULE}/README.md || exit 9");
         }
         if extras.service {
-            first += "\n      n=0; until wget -q -T 3 -O - http://127.0.0.1:8080/ | grep -q served; do n=$((n+1)); [ $n -lt 100 ] || exit 8; sleep 0.3; done";
+            first += "\n      n=0; until timeout 3 wget -q -O - http://127.0.0.1:8080/ | grep -q served; do n=$((n+1)); [ $n -lt 100 ] || exit 8; sleep 0.3; done";
         }
         let mut rest = String::new();
         if extras.service {
@@ -169,7 +169,7 @@ impl Task {
   variables: {{GIT_STRATEGY: {git}, GIT_SUBMODULE_STRATEGY: {submodules}}}
 {rest}  script:
     - |
-      wget -q -T 3 -O /dev/null "{began}$CI_JOB_ID" 2>/dev/null || true{first}
+      timeout 3 wget -q -O /dev/null "{began}$CI_JOB_ID" 2>/dev/null || true{first}
       i=0
       while [ $i -lt {lines} ]; do
         i=$((i+1))

@@ -173,7 +173,10 @@ impl Stages<'_> {
         let transfer = async || self.client.upload_artifact((job.id, &job.token), &query, &filename, &archive).await;
         self.metered("Uploading artifacts", transfers::persist(&self.trace, "the upload", transfer)).await?;
         self.trace
-            .work_line(&format!("Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}", artifact.artifact_type, job.id))
+            .work_line(&format!(
+                "Uploading artifacts as \"{}\" to coordinator... 201 Created  id={}",
+                artifact.artifact_type, job.id
+            ))
             .await;
         Ok(())
     }
