@@ -17,7 +17,8 @@ const HEAD: &str = "# Reliability
 Made by `cargo xtask chaos --report` from the results in `e2e/chaos/results`. Not written by hand.
 
 Each run starts the shipped programs as processes of their own and makes trouble at random instants, from a seed, while jobs run. A job
-prints numbered lines and at its end a checksum over them. Afterwards its log at GitLab is read: every line has to be there, in order,
+prints numbered lines and at its end a checksum over them; some clone a repository with a submodule, ask a service, keep artifacts, have an
+after_script that may fail, or print odd bytes. Afterwards its log at GitLab is read: every line has to be there, in order,
 once, the checksum has to fit, and length and CRC-32 have to be those that the runner told. Its state and exit code have to be right,
 its script has to have begun once, its end has to have been told in one way. At the end no pod and no Secret may be left. GitLab is the
 embedded coordinator.
@@ -27,7 +28,9 @@ embedded coordinator.
 - **mismatches**: a log that is not exact.
 - **leaked**: a pod or a Secret that is left.
 
-A job whose own agent or container was killed has to fail as `runner_system_failure`, with a log that is exact up to there.
+A job whose own agent or container was killed has to fail as `runner_system_failure`, with a log that is exact up to there. One that was
+canceled has to be canceled at GitLab, with a log that is exact up to there and says how it ended, unless its script had not begun; behind a
+script that a cancel ended its after_script has to have run.
 ";
 
 /// What is read of a result.
