@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between patches.
 const INTERVAL: Duration = Duration::from_secs(3);
+/// Longest first patch, shorter than a manager's line.
+const FIRST: usize = 16;
 /// Silence after which GitLab is asked.
 const TOUCH: Duration = Duration::from_secs(6);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -43,6 +45,8 @@ pub struct Agent {
     unanswered: Vec<u64>,
     remote: RemoteState,
     gone: bool,
+    /// A manager has written the end.
+    taken: bool,
     printed: u32,
 }
 
@@ -72,6 +76,7 @@ impl Agent {
             unanswered: Vec::new(),
             remote: RemoteState::Running,
             gone: false,
+            taken: false,
             printed: 0,
         })
     }
@@ -118,6 +123,7 @@ impl Agent {
                 continue;
             }
             self.print(began);
+            let nothing_sent = self.sent == 0;
             let called = tokio::select! {
                 biased;
                 called = self.call() => called,
@@ -126,6 +132,7 @@ impl Agent {
             };
             next = Instant::now();
             match called {
+                Ok(()) if nothing_sent && self.sent > 0 && self.unsent() => retry = FIRST_RETRY,
                 Ok(()) => (next, retry) = (next + if self.unsent() { INTERVAL } else { TOUCH }, FIRST_RETRY),
                 Err(_) => (next, retry) = (next + retry, (retry * 2).min(LONGEST_RETRY)),
             }
@@ -209,6 +216,9 @@ impl Agent {
                 return Ok(false);
             }
         }
+        if self.taken {
+            return Ok(false);
+        }
         let checksum = (self.base == 0).then(|| update_job::checksum_text(crc32fast::hash(&self.said)));
         let (state, reason, code) = match ending {
             Ending::Success => ("success", None, None),
@@ -230,7 +240,10 @@ impl Agent {
                 return Ok(true);
             }
             UpdateOutcome::Gone => self.gone = true,
-            UpdateOutcome::TraceMismatch => (self.sent, self.base) = (0, 0),
+            UpdateOutcome::TraceMismatch => {
+                (self.sent, self.base) = (0, 0);
+                self.unanswered.clear();
+            }
             UpdateOutcome::StillChecking => {}
         }
         Ok(false)
@@ -261,7 +274,8 @@ impl Agent {
 
     async fn patch(&mut self) -> Result<Hints, ClientError> {
         let (start, position) = (self.sent, self.base + self.sent as u64);
-        let bytes = Bytes::copy_from_slice(&self.said[start..]);
+        let most = if start == 0 { FIRST } else { usize::MAX };
+        let bytes = Bytes::copy_from_slice(&self.said[start..self.said.len().min(start.saturating_add(most))]);
         let end = position + bytes.len() as u64;
         let first_try = start == 0 && !self.unanswered.contains(&end);
         if first_try {
@@ -274,7 +288,10 @@ impl Agent {
         }
         match outcome {
             PatchOutcome::Accepted => self.sent = start + sent,
+            PatchOutcome::Resync(0) => (self.sent, self.base) = (0, 0),
             PatchOutcome::Resync(at) if start == 0 && !self.unanswered.contains(&at) => self.base = at,
+            // As the shipped agent: nobody but a manager that tells the job's end writes behind us.
+            PatchOutcome::Resync(at) if at > self.base + self.said.len() as u64 => (self.gone, self.taken) = (true, true),
             PatchOutcome::Resync(at) => {
                 self.sent = usize::try_from(at.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.said.len());
             }

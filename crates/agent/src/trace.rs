@@ -54,6 +54,8 @@ struct State {
     /// Ends of first patches that were never answered: they may have counted.
     unanswered: Vec<u64>,
     gone: bool,
+    /// A manager has written the end: it tells GitLab, and we do not.
+    taken: bool,
     /// Bytes that found no room.
     lost: u64,
     /// Since when a script waits for room.
@@ -79,6 +81,7 @@ impl State {
             skipped: 0,
             unanswered: Vec::new(),
             gone: false,
+            taken: false,
             lost: 0,
             held: None,
             heard: None,

@@ -2,9 +2,10 @@
 //!
 //! Every answer of GitLab carries the job's state there, so the sender is also where a cancel is noticed. The agent
 //! begins at 0; a 416 says that the manager wrote the first bytes, and then ours stand behind them and no checksum is
-//! sent, because the whole is not ours. A GitLab that is away is tried again for as long as the job has time.
+//! sent, because the whole is not ours. Where an unanswered patch may have counted, its length tells ours from the
+//! manager's: the first one is shorter than what a manager writes. A GitLab that is away is tried again for as long as the job has time.
 
-use super::Trace;
+use super::{State, Trace};
 use gitlab_api::update_job::{Output, checksum_text};
 use gitlab_api::{Info, UpdateJob};
 use gitlab_client::{Client, ClientError, Hints, Patch, PatchOutcome, UpdateOutcome};
@@ -15,6 +16,9 @@ use tokio::time::Instant;
 
 /// Longest patch (row "patch log").
 const PATCH: usize = 1024 * 1024;
+/// Longest first patch behind what a manager may have written: shorter than any line of a manager, so that a trace that
+/// ends where an unanswered first patch of ours would is ours.
+const FIRST: usize = 16;
 /// Interval until the server names one.
 const INTERVAL: Duration = Duration::from_secs(3);
 /// After this silence at the latest the server is told that the job lives (row "touch job").
@@ -106,6 +110,23 @@ impl Pauses {
     }
 }
 
+impl State {
+    /// Whether no byte of ours is known to stand there.
+    fn nothing_sent(&self) -> bool {
+        self.sent == self.skipped
+    }
+
+    /// Longest patch now. The header may be in the first one: a manager that wrote it wrote a line behind it, too.
+    fn longest(&self) -> usize {
+        if self.nothing_sent() {
+            let header = usize::try_from(self.header.saturating_sub(self.sent)).unwrap_or(PATCH);
+            header.clamp(FIRST, PATCH)
+        } else {
+            PATCH
+        }
+    }
+}
+
 impl Trace {
     /// Sends until it is dropped; meant for a task of its own.
     pub async fn send(&self, owner: &Owner) {
@@ -116,6 +137,7 @@ impl Trace {
             if !wait.is_zero() {
                 tokio::select! { () = self.shared.grown.notified() => {}, () = tokio::time::sleep(wait) => {} }
             }
+            let probes = self.probes();
             let called = if self.unsent() {
                 self.patch(owner).await
             } else if last_call.elapsed() >= touch {
@@ -130,9 +152,10 @@ impl Trace {
                     if let Some(named) = hints.update_interval {
                         (interval, touch) = (named, self.touch_after(named));
                     }
-                    // A backlog of more than one patch does not wait for the next tick: the log of a fast job would
-                    // lag for minutes.
-                    if self.backlog() < PATCH as u64 {
+                    // What follows the first few bytes does not wait for the next tick, nor does a backlog of more than one
+                    // patch: the log of a fast job would lag for minutes.
+                    let follows = probes && !self.probes();
+                    if self.backlog() < PATCH as u64 && !follows {
                         tokio::select! { () = tokio::time::sleep(interval) => {}, () = self.shared.urgent.notified() => {} }
                     }
                 }
@@ -198,6 +221,9 @@ impl Trace {
         let Some(ending) = ending else { return Ok(Told::Accepted) };
         let output = {
             let state = self.lock();
+            if state.taken {
+                return Ok(Told::Gone);
+            }
             let checksum = (state.base == 0).then(|| checksum_text(state.spool.crc32()));
             state.facts.then(|| Output { checksum, bytesize: state.end() })
         };
@@ -231,10 +257,15 @@ impl Trace {
         })
     }
 
+    fn probes(&self) -> bool {
+        self.lock().longest() == FIRST
+    }
+
     async fn patch(&self, owner: &Owner) -> Result<Option<Hints>, ClientError> {
         let (start, position, bytes, nothing_sent) = {
             let state = self.lock();
-            (state.sent, state.position(state.sent), state.spool.read(state.sent, PATCH), state.sent == state.skipped)
+            let bytes = state.spool.read(state.sent, state.longest());
+            (state.sent, state.position(state.sent), bytes, state.nothing_sent())
         };
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -259,13 +290,22 @@ impl Trace {
         if first_try {
             state.unanswered.pop();
         }
+        let mut is_anothers = outcome == PatchOutcome::Forbidden;
         match outcome {
             PatchOutcome::Accepted => state.sent = start + length,
+            // Nothing stands there, not even a manager's header.
+            PatchOutcome::Resync(0) if state.spool.is_whole() => (state.sent, state.base, state.skipped) = (0, 0, 0),
             // While nothing of ours is known to stand there the bytes are either ours, from a patch whose answer was lost,
             // or the manager's, which then stay in front; it may write once more before it sees that we are there.
             PatchOutcome::Resync(at) if nothing_sent && !state.unanswered.contains(&at) => {
                 state.base = at;
                 (state.sent, state.skipped) = (state.header, state.header);
+            }
+            // More than we ever had to say: a manager that takes this node for lost has written the last line, and tells
+            // GitLab. A second end beside its own would stand on a trace that is not ours any more.
+            PatchOutcome::Resync(at) if at > state.end() => {
+                (state.gone, state.taken) = (true, true);
+                is_anothers = true;
             }
             PatchOutcome::Resync(at) => {
                 state.sent = (at.saturating_sub(state.base) + state.skipped).min(state.spool.length());
@@ -278,7 +318,7 @@ impl Trace {
         }
         drop(state);
         self.shared.sent.notify_waiters();
-        let remote = if outcome == PatchOutcome::Forbidden { RemoteState::Canceled } else { hints.remote };
+        let remote = if is_anothers { RemoteState::Canceled } else { hints.remote };
         self.learn(remote);
         Ok(Some(hints))
     }

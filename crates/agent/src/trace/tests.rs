@@ -203,7 +203,7 @@ async fn half_an_hour_without_gitlab_in_the_middle_of_a_job_costs_no_byte() {
         assert_eq!(gitlab.trace(), all, "{how:?}");
         let output = gitlab.last().unwrap().1.output.unwrap();
         assert_eq!(output.checksum, Some(checksum_text(crc32fast::hash(all.as_bytes()))), "{how:?}");
-        let calls = gitlab.known.lock().unwrap().calls.iter().filter(|at| gitlab.away.contains(at)).count();
+        let calls = gitlab.known.lock().unwrap().calls.iter().filter(|at| gitlab.away.contains(*at)).count();
         assert!(calls < 200, "{how:?}: {calls} calls to a server that is away");
     }
 }
@@ -369,4 +369,61 @@ async fn with_a_full_disk_and_without_gitlab_the_loss_is_said_and_the_state_is_n
     let told = format!("WARNING: {lost} bytes of the log are missing here");
     let spooled = trace.length();
     assert!(spooled as usize > kept * piece.len() + told.len(), "{spooled}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_behind_whose_trace_a_manager_has_told_the_end_says_nothing_more() {
+    let gitlab = Gitlab::new(Away::Silent, 0..0);
+    let trace = Trace::new(u64::MAX, plain());
+    let sender = sending(&trace, &gitlab);
+    let all = print(&trace, 10).await;
+    sleep(Duration::from_secs(60)).await;
+    sender.abort();
+    assert_eq!(gitlab.trace(), all);
+    let whole = all + "ERROR: Job failed (system failure): the node was lost\n";
+    gitlab.known.lock().unwrap().trace = whole.clone().into_bytes();
+    trace.write(b"Job succeeded\n").await;
+    assert!(!trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await);
+    assert_eq!((gitlab.trace(), gitlab.last().map(|(_, update)| update.state)), (whole, None));
+}
+
+const HEADER: &[u8] = b"Running with gantry 1.0\n";
+const WAITING: &str = "Waiting for pod ns/pod to be running on the node unknown, status is Pending\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_managers_lines_that_end_where_an_unanswered_first_patch_does_are_not_taken_for_it() {
+    for header in [b"".as_slice(), HEADER] {
+        for how in [Away::Unreachable, Away::Silent, Away::Status(500)] {
+            let gitlab = Gitlab::new(how, 0..100);
+            let of_manager = [header, WAITING.as_bytes()].concat();
+            gitlab.known.lock().unwrap().trace.clone_from(&of_manager);
+            let trace = Trace::new(u64::MAX, plain());
+            trace.own(Stream::RUNNER, header);
+            trace.end_header();
+            let said = "x".repeat(WAITING.len());
+            trace.write(said.as_bytes()).await;
+            let sender = sending(&trace, &gitlab);
+            sleep(Duration::from_secs(200)).await;
+            sender.abort();
+            assert!(trace.finish(&gitlab.owner(), Some(&success()), until(gitlab.begun, 3600)).await, "{how:?}");
+            assert_eq!(gitlab.trace(), String::from_utf8(of_manager).unwrap() + &said, "{how:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_header_is_sent_when_gitlab_says_that_nothing_stands_there() {
+    let gitlab = Gitlab::new(Away::Silent, 0..0);
+    gitlab.known.lock().unwrap().trace = WAITING.as_bytes().to_vec();
+    let trace = Trace::new(u64::MAX, plain());
+    trace.own(Stream::RUNNER, HEADER);
+    trace.end_header();
+    trace.write(b"said\n").await;
+    let sender = sending(&trace, &gitlab);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((trace.lock().base, gitlab.trace().as_str()), (WAITING.len() as u64, WAITING));
+    gitlab.known.lock().unwrap().trace.clear();
+    sleep(Duration::from_secs(60)).await;
+    sender.abort();
+    assert_eq!(gitlab.trace().as_bytes(), [HEADER, b"said\n"].concat());
 }
