@@ -46,7 +46,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 60)]
     pub burst: usize,
     /// How often jobs at once are measured; the median counts
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// Numbers of running jobs
     #[arg(long, value_delimiter = ',', default_value = "10,30,60")]

@@ -71,7 +71,7 @@ pub async fn one(bench: &Bench, index: usize) -> Result<Took> {
 
 /// As many pods at once as there are jobs at once.
 pub async fn bursts(bench: &mut Bench) -> Result<Floor> {
-    Ok(Floor { plain: all_at_once(bench, "plain", false).await?, with_volumes: all_at_once(bench, "volumes", true).await? })
+    Ok(Floor { plain: burst(bench, "plain", false).await?, with_volumes: burst(bench, "volumes", true).await? })
 }
 
 /// What the bursts of bare pods say.
@@ -82,7 +82,8 @@ pub fn report(report: &mut Report, floors: &[Floor]) {
     report.add(place("bare pods, volumes"), "ended, last", median(|floor| floor.with_volumes), "s");
 }
 
-async fn all_at_once(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f64> {
+/// Pods at once, named by `prefix`: the seconds until all succeeded.
+pub async fn burst(bench: &mut Bench, prefix: &str, volumes: bool) -> Result<f64> {
     let number = bench.settings.burst;
     eprintln!("{number} bare pods at once{}", if volumes { ", with the volumes of a job" } else { "" });
     let names: Vec<_> = (0..number).map(|index| format!("{prefix}-{index}")).collect();
