@@ -35,6 +35,8 @@ pub enum Command {
     Node(NodeArguments),
     /// Print what the manager may do in Kubernetes, as a manifest for kubectl apply
     Rbac(RbacArguments),
+    /// Ask GitLab whether it knows the runners of the configuration
+    Verify(VerifyArguments),
 }
 
 /// Arguments of `gantry ci`.
@@ -109,6 +111,32 @@ pub struct RbacArguments {
     /// Service account that the manager runs as
     #[arg(long, default_value = "gantry", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub service_account: String,
+}
+
+/// Arguments of `gantry verify`; none but the file can come from the environment, where those of a registration may stand.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "One line for each runner: `Verifying runner... is valid` (or `is alive`, for a token of a registration), \
+`is not valid` (or `is removed`) when GitLab does not know it, `failed` when GitLab could not be asked.\n\n\
+Exit codes: 0 GitLab knows every runner that it could be asked for, or --delete removed the others; 1 it does not know one; \
+2 bad configuration, or no runner is meant"
+)]
+pub struct VerifyArguments {
+    /// Configuration file, GitLab Runner's config.toml
+    #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only runners of this name
+    #[arg(long, short, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Only the runner with this token
+    #[arg(long, short, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Only runners of this GitLab
+    #[arg(long, short, value_name = "URL")]
+    pub url: Option<String>,
+    /// Remove runners that GitLab does not know from the file; one that it could not be asked for stays
+    #[arg(long)]
+    pub delete: bool,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

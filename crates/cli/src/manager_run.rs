@@ -6,6 +6,8 @@ use crate::arguments::{EXIT_INTERRUPTED, RunArguments};
 use crate::connection::Connections;
 use crate::reload::{self, Hangups, Watched};
 use anyhow::{Context, Result};
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Name of the file that keeps this manager's id, beside the configuration (GitLab Runner's own).
-const SYSTEM_ID_FILE: &str = ".runner_system_id";
+pub(crate) const SYSTEM_ID_FILE: &str = ".runner_system_id";
 /// A supervisor, a terminal and a wrapper may each pass on what is one wish: signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
@@ -103,15 +105,18 @@ fn level(configured: &str) -> Result<&'static str> {
 }
 
 /// This manager's id, `s_` and twelve digits as GitLab Runner makes it; kept, so that a restart finds its own pods.
-fn system_id(path: &std::path::Path) -> Result<String> {
-    if let Ok(text) = std::fs::read_to_string(path)
-        && !text.trim().is_empty()
-    {
-        return Ok(text.trim().to_owned());
+pub(crate) fn system_id(path: &Path) -> Result<String> {
+    let kept = || std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|id| !id.is_empty());
+    if let Some(id) = kept() {
+        return Ok(id);
     }
     let id: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
     let id = format!("s_{id}");
-    let Err(error) = std::fs::write(path, &id) else { return Ok(id) };
+    let Err(error) = keep(path, &id) else { return Ok(id) };
+    // Another program with this file was faster.
+    if let Some(id) = kept() {
+        return Ok(id);
+    }
     // A ConfigMap is mounted read-only.
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").context("failed to read this machine's name")?;
     let host: String = host.chars().filter(|one| one.is_ascii_alphanumeric() || "-.".contains(*one)).take(60).collect();
@@ -119,6 +124,14 @@ fn system_id(path: &std::path::Path) -> Result<String> {
         (path.display(), "this manager's id cannot be kept: it is the name of its host, and jobs are found by it");
     tracing::warn!(%file, %error, host, "{message}");
     Ok(format!("r_{host}"))
+}
+
+/// Writes the id as a whole, unless there is one.
+fn keep(path: &Path, id: &str) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(id.as_bytes())?;
+    file.persist_noclobber(path).map_err(|failed| failed.error)?;
+    Ok(())
 }
 
 #[cfg(test)]

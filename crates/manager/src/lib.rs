@@ -33,6 +33,7 @@
 
 pub mod diagnose;
 pub mod permissions;
+pub mod runners;
 
 mod admit;
 mod adopt;

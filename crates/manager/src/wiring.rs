@@ -203,8 +203,13 @@ impl Manager {
 
     /// What we say of ourselves to GitLab, with every call the same: the server keeps the features of the last one.
     pub fn info(&self) -> Info {
-        Info { revision: REVISION.to_owned(), ..Info::of_kubernetes(&self.version) }
+        info(&self.version)
     }
+}
+
+/// What a manager of this version says of itself.
+pub fn info(version: &str) -> Info {
+    Info { revision: REVISION.to_owned(), ..Info::of_kubernetes(version) }
 }
 
 /// Makes the manager, without any entry yet.

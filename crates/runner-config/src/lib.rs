@@ -5,6 +5,8 @@
 //! passed over in silence: it is either known to GitLab Runner and not supported here yet, or a mistake, and then the
 //! nearest known key is named. Pure: the caller reads the file.
 
+pub mod edit;
+
 mod amounts;
 mod keys;
 mod security;

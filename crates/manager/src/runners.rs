@@ -1,0 +1,47 @@
+//! The runners of a configuration at their GitLab, outside of any job: asked for, given another token, taken away.
+//!
+//! Commands and whoever looks after the file ask here, so that they reach GitLab by the certificates and with the words
+//! of the manager itself: the server keeps what a runner said of itself last.
+
+use crate::authority::Tls;
+use crate::{Connect, Error, wiring};
+use gitlab_api::Info;
+use gitlab_api::runners::Registered;
+use gitlab_client::{Client, ClientError};
+use job::Secret;
+
+/// Beginning of tokens that are made in GitLab, of runners with several managers.
+const NEW_KIND: &str = "glrt-";
+
+/// One entry at its GitLab.
+pub struct Runner {
+    client: Client,
+    token: Secret,
+    system_id: String,
+    info: Info,
+}
+
+impl Runner {
+    /// An entry of manager `system_id`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When its address or a file that it names cannot be used.
+    pub fn of(config: &runner_config::Runner, system_id: &str, version: &str, connect: &Connect) -> Result<Self, Error> {
+        let client = wiring::gitlab(connect, config, &Tls::of(config)?, version)?;
+        let token = Secret::new(config.token.clone());
+        Ok(Self { client, token, system_id: system_id.to_owned(), info: wiring::info(version) })
+    }
+
+    /// What GitLab knows of it; `None` when it does not know the token.
+    ///
+    /// # Errors
+    /// Anything but a clear yes or no.
+    pub async fn verify(&self) -> Result<Option<Registered>, ClientError> {
+        self.client.verify_runner(&self.token, &self.info, &self.system_id).await
+    }
+}
+
+/// Whether a token was made in GitLab, for a runner with several managers, and not by a registration.
+pub fn is_of_new_kind(token: &str) -> bool {
+    token.starts_with(NEW_KIND)
+}
