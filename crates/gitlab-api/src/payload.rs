@@ -502,7 +502,128 @@ impl Dependency {
 #[cfg(test)]
 mod tests {
     use super::{JobResponse, PayloadError};
-    use serde_json::json;
+    use job::{PullPolicy, Secret, When};
+    use serde_json::{Value, json};
+
+    /// Every field that means something, with a value that is not its default and not its neighbour's.
+    fn whole() -> Value {
+        let of_service = json!([{"key": "OWN", "value": "$A", "public": true}]);
+        json!({
+            "id": 7, "token": "t", "allow_git_fetch": true,
+            "job_info": {"name": "unit", "stage": "test", "pipeline_id": 3, "project_id": 4, "project_name": "p",
+                "project_full_path": "g/p", "root_namespace_id": 9},
+            "git_info": {"repo_url": "https://u:p@h/g/p.git", "repo_object_format": "sha256", "ref": "v1", "sha": "abc",
+                "before_sha": "def", "ref_type": "tag", "refspecs": ["+x:y", "+z:z"], "depth": 20, "protected": true},
+            "runner_info": {"timeout": 90},
+            "variables": [{"key": "A", "value": "a"}, {"key": "P", "value": "b", "public": true},
+                {"key": "F", "value": "c", "file": true}, {"key": "M", "value": "d", "masked": true},
+                {"key": "R", "value": "$A", "raw": true}],
+            "steps": [{"name": "script", "script": ["x", "y"], "when": "on_failure", "allow_failure": true},
+                {"name": "after_script", "script": ["z"], "when": "always"}],
+            "hooks": [{"name": "pre_get_sources_script", "script": ["h"]}],
+            "image": {"name": "alpine", "entrypoint": ["/init", "-x"], "pull_policy": ["always", "never"],
+                "executor_opts": {"kubernetes": {"user": 1000}}},
+            "services": [{"name": "redis", "alias": "db, cache", "command": ["serve"], "entrypoint": ["/enter"],
+                "pull_policy": ["if-not-present"], "variables": of_service,
+                "executor_opts": {"kubernetes": {"user": "1:2"}}}],
+            "artifacts": [{"name": "n", "untracked": true, "paths": ["in"], "exclude": ["out"], "when": "always",
+                "artifact_type": "junit", "artifact_format": "gzip", "expire_in": "1 week"}],
+            "credentials": [{"type": "registry", "url": "r", "username": "u", "password": "p"}],
+            "dependencies": [{"id": 5, "token": "d", "name": "before", "artifacts_file": {"filename": "f.zip", "size": 6}}],
+            "features": {"trace_sections": true, "token_mask_prefixes": ["x-"], "failure_reasons": ["script_failure"]},
+            "policy_options": {"execution_policy_job": true, "policy_name": "safe", "policy_variables_override_allowed": false,
+                "policy_variables_override_exceptions": ["V"]},
+        })
+    }
+
+    /// What [`whole`] says.
+    fn said() -> job::Job {
+        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let variable = job::Variable::internal;
+        let image = |name: &str, entrypoint: &[&str], pull_policy: &[PullPolicy], user: &str| job::Image {
+            name: name.to_owned(),
+            entrypoint: text(entrypoint),
+            pull_policy: pull_policy.to_vec(),
+            user: Some(user.to_owned()),
+        };
+        let step = |name: &str, script: &[&str], when: When, allow_failure: bool| job::Step {
+            name: name.to_owned(),
+            script: text(script),
+            when,
+            allow_failure,
+        };
+        job::Job {
+            id: 7,
+            token: Secret::new("t"),
+            name: "unit".into(),
+            stage: "test".into(),
+            pipeline_id: 3,
+            project: job::ProjectInfo { id: 4, name: "p".into(), full_path: "g/p".into(), root_namespace_id: 9 },
+            git: job::GitInfo {
+                repo_url: Secret::new("https://u:p@h/g/p.git"),
+                reference: "v1".into(),
+                sha: "abc".into(),
+                before_sha: "def".into(),
+                ref_type: job::RefType::Tag,
+                refspecs: text(&["+x:y", "+z:z"]),
+                depth: 20,
+                object_format: "sha256".into(),
+                protected: Some(true),
+            },
+            allow_git_fetch: true,
+            timeout: std::time::Duration::from_secs(90),
+            variables: job::Variables::new(vec![
+                variable("A", "a"),
+                job::Variable { public: true, ..variable("P", "b") },
+                job::Variable { file: true, ..variable("F", "c") },
+                job::Variable { masked: true, ..variable("M", "d") },
+                job::Variable { raw: true, ..variable("R", "$A") },
+            ]),
+            steps: vec![step("script", &["x", "y"], When::OnFailure, true), step("after_script", &["z"], When::Always, false)],
+            hooks: vec![job::Hook { name: "pre_get_sources_script".into(), script: text(&["h"]) }],
+            image: Some(image("alpine", &["/init", "-x"], &[PullPolicy::Always, PullPolicy::Never], "1000")),
+            services: vec![job::Service {
+                image: image("redis", &["/enter"], &[PullPolicy::IfNotPresent], "1:2"),
+                aliases: text(&["db", "cache"]),
+                command: text(&["serve"]),
+                variables: job::Variables::new(vec![job::Variable::public("OWN", "$A")]),
+                has_ports: false,
+            }],
+            artifacts: vec![job::Artifact {
+                name: "n".into(),
+                paths: text(&["in"]),
+                exclude: text(&["out"]),
+                untracked: true,
+                when: When::Always,
+                artifact_type: "junit".into(),
+                format: job::ArtifactFormat::Gzip,
+                expire_in: "1 week".into(),
+            }],
+            dependencies: vec![job::Dependency {
+                id: 5,
+                token: Secret::new("d"),
+                name: "before".into(),
+                filename: "f.zip".into(),
+                size: 6,
+            }],
+            credentials: vec![job::Credential { url: "r".into(), username: "u".into(), password: Secret::new("p") }],
+            features: job::Features {
+                trace_sections: true,
+                token_mask_prefixes: text(&["x-"]),
+                failure_reasons: text(&["script_failure"]),
+            },
+            policy: Some(job::Policy { name: "safe".into(), override_allowed: Some(false), exceptions: text(&["V"]) }),
+            unsupported: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_payload_stands_in_the_job() {
+        assert_eq!(serde_json::from_value::<JobResponse>(whole()).unwrap().into_job().unwrap(), said());
+        let of_branch = json!({"id": 1, "token": "t", "git_info": {"ref_type": "branch"}});
+        let job = serde_json::from_value::<JobResponse>(of_branch).unwrap().into_job().unwrap();
+        assert_eq!(job.git.ref_type, job::RefType::Branch);
+    }
 
     #[test]
     fn nulls_and_unknown_fields_do_not_disturb() {

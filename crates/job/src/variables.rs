@@ -254,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_cannot_declare_its_ref_protected() {
+        const NAME: &str = "CI_COMMIT_REF_PROTECTED";
+        let said = sample();
+        assert_eq!((said.get(NAME), said.value(NAME).as_deref()), (Some("false"), Some("false")));
+        assert_eq!(said.expand("$CI_COMMIT_REF_PROTECTED"), "false");
+        let counting: Vec<_> = said.effective().into_iter().filter(|one| one.key == NAME).map(|one| &*one.value).collect();
+        assert_eq!(counting, ["false"]);
+        assert_eq!(said.get("A"), Some("two"), "of all others the last counts");
+    }
+
+    #[test]
     fn switches_are_read_as_go_reads_them() {
         for (text, expected) in
             [("1", Some(true)), ("True", Some(true)), ("f", Some(false)), ("yes", None), ("", None), ("tRUE", None)]

@@ -234,6 +234,7 @@ mod tests {
         ] {
             assert_eq!(value(&setting, name), expected, "{name}");
         }
+        assert_eq!(value(&Setting::of(&plan(&[])).0, "CI_SERVER"), "yes", "where the job says nothing");
         // A job's own value of a flag is told as it was given; what it means is the resolved one.
         assert!(setting.flags.is_on("FF_HASH_CACHE_KEYS"));
     }

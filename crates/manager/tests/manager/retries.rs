@@ -174,6 +174,25 @@ async fn a_full_quota_is_waited_for_and_another_refusal_is_not() {
 }
 
 #[tokio::test]
+async fn a_service_account_that_is_not_there_fails_the_job_with_its_name() {
+    let bench = Bench::start().await;
+    let manager = bench.manager(1, "service_account = \"no-such-account\"");
+    // What the admission of a cluster says of the pod.
+    bench.pods.refuse_next(
+        "pods \"x\" is forbidden: error looking up service account default/no-such-account: serviceaccount \"no-such-account\" not found",
+    );
+    bench.gitlab.offer(payload(7));
+    until("the report", || bench.gitlab.job(7).finals() == 1).await;
+    let job = bench.gitlab.job(7);
+    assert_eq!(job.last().unwrap().failure_reason.as_deref(), Some("runner_system_failure"));
+    let text = job.text();
+    assert!(text.contains("ERROR: Job failed (system failure): prepare environment: setting up build pod: "), "{text}");
+    assert!(text.contains("serviceaccount \"no-such-account\" not found"), "{text}");
+    bench.wait_for_nothing().await;
+    manager.stop().await;
+}
+
+#[tokio::test]
 async fn a_job_in_a_namespace_of_its_own_choice_is_found_by_the_next_manager() {
     let bench = Bench::start().await;
     bench.store.create(Kind::Namespace, "", json!({"metadata": {"name": "ci-x"}})).unwrap();
