@@ -5,7 +5,7 @@ use crate::Error;
 use crate::store::rows::{self, JobRow, ProjectRow};
 use gitlab_api::{Info, JobResponse, payload};
 use job::FailureReason;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::Connection;
 
 /// Prefixes of tokens that a runner masks besides those it knows.
 const TOKEN_PREFIXES: [&str; 1] = ["glpat-"];
@@ -123,44 +123,36 @@ fn reports(db: &Connection, job: &JobRow) -> Result<Vec<payload::Variable>, Erro
         statement.query_map([job.pipeline], read)?.collect::<rusqlite::Result<Vec<_>>>()
     };
     let found = query().map_err(Error::store("read the reports of earlier jobs"))?;
-    let gets = |name: &str, stage: u64| {
-        let by_order = match &job.schedule.needs {
-            Some(needs) => needs.iter().any(|need| need.artifacts && need.job == name),
-            None => stage < job.stage_index as u64,
-        };
-        by_order && job.schedule.dependencies.as_ref().is_none_or(|wanted| wanted.iter().any(|one| one == name))
-    };
-    Ok(found.into_iter().filter(|(name, stage, _)| gets(name, *stage)).map(|(_, _, variable)| variable).collect())
+    Ok(found.into_iter().filter(|(name, stage, _)| gets(job, name, *stage)).map(|(_, _, variable)| variable).collect())
 }
 
-/// Archives that the job gets: of its needs, else of all earlier stages; fewer when `dependencies` says so.
-fn dependencies(db: &Connection, job: &JobRow) -> Result<Vec<payload::Dependency>, Error> {
-    const SELECT: &str = "SELECT jobs.id, jobs.token, jobs.name, artifacts.filename, artifacts.size FROM artifacts \
-         JOIN jobs ON jobs.id = artifacts.job WHERE artifacts.type = 'archive' AND jobs.pipeline = ?1";
-    let query = || {
-        let read = |row: &rusqlite::Row<'_>| {
-            Ok(payload::Dependency {
-                id: row.get(0)?,
-                token: row.get(1)?,
-                name: row.get(2)?,
-                artifacts_file: payload::ArtifactsFile { filename: row.get(3)?, size: row.get(4)? },
-            })
-        };
-        let by_needs = job.schedule.needs.is_some();
-        let condition = if by_needs { "" } else { " AND jobs.stage_index < ?2" };
-        let mut statement = db.prepare_cached(&format!("{SELECT}{condition} ORDER BY jobs.id"))?;
-        let stage = (!by_needs).then_some(job.stage_index as u64);
-        let rows = statement.query_map(params_from_iter([job.pipeline].into_iter().chain(stage)), read)?;
-        rows.collect::<rusqlite::Result<Vec<_>>>()
+/// Whether a job gets what another left: of its needs, else of all earlier stages; fewer when `dependencies` says so.
+fn gets(job: &JobRow, name: &str, stage: u64) -> bool {
+    let by_order = match &job.schedule.needs {
+        Some(needs) => needs.iter().any(|need| need.artifacts && need.job == name),
+        None => stage < job.stage_index as u64,
     };
-    let mut found = query().map_err(Error::store("read the archives of earlier jobs"))?;
-    if let Some(needs) = &job.schedule.needs {
-        let taken: std::collections::HashSet<&str> =
-            needs.iter().filter(|need| need.artifacts).map(|need| need.job.as_str()).collect();
-        found.retain(|one| taken.contains(one.name.as_str()));
-    }
-    if let Some(wanted) = &job.schedule.dependencies {
-        found.retain(|one| wanted.contains(&one.name));
-    }
-    Ok(found)
+    by_order && job.schedule.dependencies.as_ref().is_none_or(|wanted| wanted.iter().any(|one| one == name))
+}
+
+/// Archives that the job gets.
+fn dependencies(db: &Connection, job: &JobRow) -> Result<Vec<payload::Dependency>, Error> {
+    const SELECT: &str = "SELECT jobs.stage_index, jobs.id, jobs.token, jobs.name, artifacts.filename, artifacts.size \
+         FROM artifacts JOIN jobs ON jobs.id = artifacts.job \
+         WHERE artifacts.type = 'archive' AND jobs.pipeline = ?1 ORDER BY jobs.id";
+    let query = || {
+        let mut statement = db.prepare_cached(SELECT)?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let archive = payload::Dependency {
+                id: row.get(1)?,
+                token: row.get(2)?,
+                name: row.get(3)?,
+                artifacts_file: payload::ArtifactsFile { filename: row.get(4)?, size: row.get(5)? },
+            };
+            Ok((row.get(0)?, archive))
+        };
+        statement.query_map([job.pipeline], read)?.collect::<rusqlite::Result<Vec<(u64, _)>>>()
+    };
+    let found = query().map_err(Error::store("read the archives of earlier jobs"))?;
+    Ok(found.into_iter().filter(|(stage, archive)| gets(job, &archive.name, *stage)).map(|(_, archive)| archive).collect())
 }

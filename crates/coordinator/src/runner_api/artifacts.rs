@@ -76,13 +76,11 @@ pub async fn upload(
     blocking(move || {
         // It may have been cancelled while the archive came in.
         held(&inner, id, &token)?;
-        let report = if received.kind == dotenv::KIND {
-            dotenv::read(&incoming.0).map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, why))?
-        } else {
-            Vec::new()
-        };
+        let is_report = received.kind == dotenv::KIND;
+        let report = is_report.then(|| dotenv::read(&incoming.0)).transpose();
+        let report = report.map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, why))?;
         archives::keep(&inner, id, &incoming.0, &received)?;
-        if received.kind == dotenv::KIND {
+        if let Some(report) = report {
             inner.write(|writer| dotenv::keep(writer.db(), id, &report))?;
         }
         Ok((StatusCode::CREATED, axum::Json(201)).into_response())
