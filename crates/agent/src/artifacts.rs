@@ -36,10 +36,9 @@ pub const UNTRACKED: &str = "untracked";
 impl Selection {
     /// Adds files that git does not know.
     pub fn add_untracked(&mut self, directory: &Path, files: Vec<PathBuf>, artifact: &Artifact) {
-        let excluded = |path: &Path| artifact.exclude.iter().any(|pattern| matches(pattern, &path.to_string_lossy()));
         // Of a name that is no UTF-8 git's word is not the file's.
         let is_there = |path: &PathBuf| std::fs::symlink_metadata(directory.join(path)).is_ok();
-        let files: Vec<_> = files.into_iter().filter(|path| is_there(path) && !excluded(path)).collect();
+        let files: Vec<_> = files.into_iter().filter(|path| is_there(path) && !is_excluded(artifact, path)).collect();
         self.found.push((UNTRACKED.to_owned(), files.len()));
         self.paths.extend(files);
     }
@@ -51,7 +50,6 @@ impl Selection {
 /// When the directory cannot be read or there are too many files.
 pub fn select(directory: &Path, artifact: &Artifact) -> Result<Selection> {
     let mut selection = Selection::default();
-    let excluded = |path: &str| artifact.exclude.iter().any(|pattern| matches(pattern, path));
     let mut all = Vec::new();
     for entry in walkdir::WalkDir::new(directory).min_depth(1).follow_links(false) {
         let entry = entry.context("failed to read the project directory")?;
@@ -70,11 +68,15 @@ pub fn select(directory: &Path, artifact: &Artifact) -> Result<Selection> {
                 .filter(|part| !part.as_os_str().is_empty())
                 .any(|part| matches(clean, &part.to_string_lossy()))
         });
-        let chosen: Vec<_> = chosen.filter(|path| !excluded(&path.to_string_lossy())).cloned().collect();
+        let chosen: Vec<_> = chosen.filter(|path| !is_excluded(artifact, path)).cloned().collect();
         selection.found.push((pattern.clone(), chosen.len()));
         selection.paths.extend(chosen);
     }
     Ok(selection)
+}
+
+fn is_excluded(artifact: &Artifact, path: &Path) -> bool {
+    artifact.exclude.iter().any(|pattern| matches(pattern, &path.to_string_lossy()))
 }
 
 /// Whether a doublestar pattern matches a path; `a/**` matches `a` too.

@@ -71,7 +71,8 @@ pub struct Stages<'a> {
     remote: watch::Receiver<RemoteState>,
     deadline: Instant,
     pub(super) began: SystemTime,
-    prepared: bool,
+    /// The source is there, and with it what an upload could find, whatever else failed before the script.
+    has_source: bool,
     build_was_there: bool,
 }
 
@@ -89,7 +90,7 @@ impl<'a> Stages<'a> {
             impossible,
             deadline: Instant::now() + plan.timeout().min(LONGEST),
             began: SystemTime::now(),
-            prepared: false,
+            has_source: false,
             build_was_there: false,
         }
     }
@@ -114,7 +115,7 @@ impl<'a> Stages<'a> {
         {
             ending = harder;
         }
-        if self.prepared
+        if self.has_source
             && self.may_go_on(&ending)
             // A cancel that came before ended what it ends; one that comes now may find an upload that hangs.
             && let Err(failed) = guard.run(!self.is_canceling(), self.uploads(&ending)).await
@@ -174,7 +175,7 @@ impl<'a> Stages<'a> {
         self.section_end("prepare_script").await;
         services::wait(&services::Port::all(self.plan)?, &self.trace).await;
         self.get_sources_in_time().await?;
-        self.prepared = true;
+        self.has_source = true;
         self.downloads().await?;
         if self.keeps_umask() {
             let paths = [self.setting.directory.as_path(), &self.setting.temporary];
