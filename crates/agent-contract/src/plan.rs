@@ -215,9 +215,8 @@ impl Plan {
 
     /// Whether the log is to show what the job's services print (`CI_DEBUG_SERVICES`).
     pub fn shows_services(&self) -> bool {
-        let asked = self.job.variables.value("CI_DEBUG_SERVICES");
         let allowed = !self.job.services.is_empty() && !self.settings.debug_trace_disabled;
-        allowed && asked.as_deref().and_then(job::variables::parse_switch).unwrap_or(false)
+        allowed && self.job.variables.is_on("CI_DEBUG_SERVICES")
     }
 
     /// The first lines of the job's log, whoever writes first: manager and agent write the same.

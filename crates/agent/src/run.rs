@@ -21,7 +21,6 @@ use ending::Ending;
 use gitlab_api::Info;
 use gitlab_client::{Client, ClientConfig};
 use job::Secret;
-use job::variables::parse_switch;
 use job_log::{Log, secrets};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -112,7 +111,7 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
         id: plan.job.id,
         token: plan.job.token.clone(),
         info: Info::of_kubernetes(&settings.version),
-        debug_trace: !settings.debug_trace_disabled && DEBUG.into_iter().any(|name| is_on(plan, name)),
+        debug_trace: !settings.debug_trace_disabled && DEBUG.into_iter().any(|name| plan.job.variables.is_on(name)),
     });
     let limit = if settings.output_limit == 0 { DEFAULT_LIMIT } else { settings.output_limit };
     let trace = Trace::new(limit, Log::new(secrets::of_plan(plan), settings.timestamps));
@@ -161,11 +160,6 @@ async fn job(plan: &Plan, places: &Places) -> Result<Option<Verdict>> {
     let reported = abandoned || (trace.finish(&owner, (!left).then_some(&told), patience).await && !left);
     stages.leave(&ending).await;
     Ok(Some(verdict(reported)))
-}
-
-/// A switch among the job's variables.
-fn is_on(plan: &Plan, name: &str) -> bool {
-    plan.job.variables.value(name).is_some_and(|text| parse_switch(&text) == Some(true))
 }
 
 /// Comes back when the pod is deleted and nobody has heard of us: what becomes of the job is the manager's to say.

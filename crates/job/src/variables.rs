@@ -72,6 +72,11 @@ impl Variables {
         self.find(key).map(|one| if one.raw { one.value.clone() } else { self.expand(&one.value) })
     }
 
+    /// Whether `key` is a switch that is on, as a program would see it.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.value(key).as_deref().and_then(parse_switch) == Some(true)
+    }
+
     /// The variables that count: each name once, at the place where it first appeared.
     pub fn effective(&self) -> Vec<&Variable> {
         let mut seen = std::collections::HashSet::new();
@@ -271,5 +276,9 @@ mod tests {
         {
             assert_eq!(parse_switch(text), expected, "{text}");
         }
+        let one = |key: &str, value: &str| Variable::public(key, value);
+        let variables: Variables = [one("ON", "$YES"), one("YES", "1"), one("OFF", "0"), one("ODD", "yes")].into_iter().collect();
+        let on: Vec<_> = ["ON", "YES", "OFF", "ODD", "NONE"].into_iter().filter(|key| variables.is_on(key)).collect();
+        assert_eq!(on, ["ON", "YES"]);
     }
 }
