@@ -35,8 +35,8 @@ struct Stations {
 
 impl Log {
     /// Before the first byte; `stamped` is `FF_TIMESTAMPS`.
-    pub fn new(patterns: Patterns, stamped: bool) -> Self {
-        Self { patterns: Arc::new(patterns), stamped, streams: BTreeMap::new() }
+    pub fn new(patterns: impl Into<Arc<Patterns>>, stamped: bool) -> Self {
+        Self { patterns: patterns.into(), stamped, streams: BTreeMap::new() }
     }
 
     /// What goes to the trace after `bytes` came on a stream, at `micros` after 1970.

@@ -146,8 +146,8 @@ struct Page {
 
 impl Page {
     fn new(plan: &Plan) -> Self {
-        let log = Log::new(secrets::of_plan(plan), plan.settings.timestamps);
         let patterns = Arc::new(secrets::of_plan(plan));
+        let log = Log::new(patterns.clone(), plan.settings.timestamps);
         Self { patterns, log, sections: plan.job.features.trace_sections, out: Vec::new() }
     }
 
