@@ -13,4 +13,5 @@ pub mod local_node;
 pub mod manager_run;
 pub mod rbac;
 pub mod reload;
+pub mod rotate;
 pub mod verify;

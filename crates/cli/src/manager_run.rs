@@ -5,6 +5,7 @@
 use crate::arguments::{EXIT_INTERRUPTED, RunArguments};
 use crate::connection::Connections;
 use crate::reload::{self, Hangups, Watched};
+use crate::rotate::Rotation;
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::Path;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const SYSTEM_ID_FILE: &str = ".runner_system_id";
 /// A supervisor, a terminal and a wrapper may each pass on what is one wish: signals this close together are one.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
+/// A token that is being replaced at the stop has this long to be written down.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Runs the manager.
 ///
@@ -33,13 +36,14 @@ pub fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let system_id = system_id(&path.with_file_name(SYSTEM_ID_FILE))?;
     super::ci::install_crypto();
     let runtime = tokio::runtime::Runtime::new().context("failed to start")?;
-    let ended = runtime.block_on(manage(watched, system_id));
+    let rotation = Rotation::new(path.clone(), system_id.clone(), manager::Connect::default());
+    let ended = runtime.block_on(manage(watched, rotation, system_id));
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_background();
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn manage(watched: Watched, system_id: String) -> Result<()> {
+async fn manage(watched: Watched, rotation: Rotation, system_id: String) -> Result<()> {
     let hangups = Hangups::new()?;
     let mut connections = Connections::default();
     let stop = CancellationToken::new();
@@ -47,7 +51,7 @@ async fn manage(watched: Watched, system_id: String) -> Result<()> {
     let config = watched.config().clone();
     let clusters = tokio::select! { clusters = connections.of(&config) => clusters?, () = stop.cancelled() => return Ok(()) };
     let (sender, changes) = mpsc::channel(1);
-    tokio::spawn(reload::watch(watched, connections, hangups, sender));
+    let watching = tokio::spawn(reload::watch(watched, connections, hangups, rotation, sender));
     let options = manager::Options {
         config,
         changes: Some(changes),
@@ -58,7 +62,10 @@ async fn manage(watched: Watched, system_id: String) -> Result<()> {
         connect: manager::Connect::default(),
         stop,
     };
-    manager::run(options).await.context("the manager stopped")
+    let ended = manager::run(options).await.context("the manager stopped");
+    // Whoever watches the file ends by itself now; what it cannot end in time was not begun in time either.
+    let _ = tokio::time::timeout(LAST_WRITE, watching).await;
+    ended
 }
 
 /// The first signal stops the manager in peace, which takes seconds; another one ends it at once.

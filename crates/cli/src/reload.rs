@@ -5,7 +5,9 @@
 //! cannot be used is told once, until it changes again, and the configuration before stays.
 
 use crate::connection::Connections;
+use crate::rotate::Rotation;
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use runner_config::Config;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -114,12 +116,25 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(of)
 }
 
-/// Sends each configuration that takes the place of the one before, for as long as somebody receives.
-pub async fn watch(mut watched: Watched, mut connections: Connections, mut hangups: Hangups, changes: Sender<manager::Change>) {
+/// Sends each configuration that takes the place of the one before, for as long as somebody receives; a token that is due
+/// is replaced first.
+pub async fn watch(
+    mut watched: Watched,
+    mut connections: Connections,
+    mut hangups: Hangups,
+    mut rotation: Rotation,
+    changes: Sender<manager::Change>,
+) {
     loop {
         tokio::select! {
             () = hangups.next() => tracing::info!("SIGHUP: the configuration is read again"),
-            () = tokio::time::sleep(LOOK) => if !watched.has_changed() { continue },
+            () = tokio::time::sleep(LOOK) => {
+                // Nobody stops this half way: the new token would be lost.
+                rotation.turn(watched.config(), Timestamp::now()).await;
+                if !watched.has_changed() {
+                    continue;
+                }
+            }
             () = changes.closed() => return,
         }
         let change = match watched.read_again() {

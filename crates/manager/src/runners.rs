@@ -39,6 +39,14 @@ impl Runner {
     pub async fn verify(&self) -> Result<Option<Registered>, ClientError> {
         self.client.verify_runner(&self.token, &self.info, &self.system_id).await
     }
+
+    /// Another token for it; this one is good for nothing from then on.
+    ///
+    /// # Errors
+    /// When GitLab does not know the token, or could not be asked; then it may have made a new one all the same.
+    pub async fn reset_token(&self) -> Result<Registered, ClientError> {
+        self.client.reset_token(&self.token).await
+    }
 }
 
 /// Whether a token was made in GitLab, for a runner with several managers, and not by a registration.

@@ -55,6 +55,12 @@ pub struct Runner {
     pub token: String,
     /// GitLab's number of the runner.
     pub id: u64,
+    /// When the token was handed out, as RFC 3339 writes times; not known when empty.
+    #[serde(deserialize_with = "time")]
+    pub token_obtained_at: String,
+    /// When it ends; never when empty or GitLab Runner's zero, the year 1.
+    #[serde(deserialize_with = "time")]
+    pub token_expires_at: String,
     /// Must be `kubernetes`.
     pub executor: String,
     /// Most jobs at once of this entry; 0 means no limit.
@@ -122,6 +128,16 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String,
         Either::Text(text) => text,
         Either::Nanoseconds(number) => format!("{number}ns"),
     })
+}
+
+/// A time of day on some day; UTC where it names no offset.
+fn time<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let mut time = toml::value::Datetime::deserialize(deserializer)?;
+    if time.date.is_none() || time.time.is_none() {
+        return Err(serde::de::Error::custom("a date with a time of day is expected"));
+    }
+    time.offset.get_or_insert(toml::value::Offset::Z);
+    Ok(time.to_string())
 }
 
 /// `[runners.custom_build_dir]`.

@@ -41,6 +41,7 @@ impl Bench {
         let known = Arc::new(Mutex::new(Known { tokens, ..Known::default() }));
         let router = Router::new()
             .route("/api/v4/runners/verify", post(verify))
+            .route("/api/v4/runners/reset_authentication_token", post(reset))
             .layer(axum::middleware::from_fn_with_state(known.clone(), note))
             .with_state(known.clone());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -126,4 +127,16 @@ async fn verify(State(known): State<Shared>, headers: HeaderMap, body: Bytes) ->
         Some(id) => axum::Json(json!({"id": id, "token": token, "token_expires_at": null})).into_response(),
         None => (StatusCode::FORBIDDEN, axum::Json(json!({"message": "403 Forbidden"}))).into_response(),
     }
+}
+
+/// The new token is the old one with its number, and ends in a while.
+async fn reset(State(known): State<Shared>, body: Bytes) -> Response {
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let mut known = known.lock().unwrap();
+    let token = body["token"].as_str().unwrap();
+    let Some(id) = known.tokens.remove(token) else { return StatusCode::FORBIDDEN.into_response() };
+    let new = format!("{token}-{id}");
+    known.tokens.insert(new.clone(), id);
+    let answer = json!({"id": id, "token": new, "token_expires_at": "2100-01-01T00:00:00.123Z"});
+    (StatusCode::CREATED, axum::Json(answer)).into_response()
 }

@@ -1,4 +1,5 @@
 //! The commands about runners themselves, as processes, with a GitLab of this process. Nothing of it needs a node.
 
 mod bench;
+mod rotate;
 mod verify;
