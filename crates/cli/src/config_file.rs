@@ -81,6 +81,13 @@ impl ConfigFile {
     }
 }
 
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        // Said, because a program that is being started meanwhile has a copy of the handle for a moment.
+        let _ = self.directory.unlock();
+    }
+}
+
 /// Gives a file to whom another one belongs.
 fn give(file: &File, like: &Metadata) -> std::io::Result<()> {
     let own = file.metadata()?;
