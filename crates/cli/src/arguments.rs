@@ -2,6 +2,7 @@
 //!
 //! Exit codes are those of `gantry ci --help`; clap's own usage errors end with 2 as well.
 
+use crate::register::RegisterArguments;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -35,6 +36,10 @@ pub enum Command {
     Node(NodeArguments),
     /// Print what the manager may do in Kubernetes, as a manifest for kubectl apply
     Rbac(RbacArguments),
+    /// Add a runner to the configuration
+    Register(Box<RegisterArguments>),
+    /// Take runners away at GitLab and from the configuration
+    Unregister(UnregisterArguments),
     /// Ask GitLab whether it knows the runners of the configuration
     Verify(VerifyArguments),
 }
@@ -137,6 +142,38 @@ pub struct VerifyArguments {
     /// Remove runners that GitLab does not know from the file; one that it could not be asked for stays
     #[arg(long)]
     pub delete: bool,
+}
+
+/// Arguments of `gantry unregister`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 all are gone, 1 GitLab did not take one away, which stays in the file, 2 bad configuration"
+)]
+pub struct UnregisterArguments {
+    /// Configuration file, GitLab Runner's config.toml
+    #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Runners of this name
+    #[arg(long, short, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The runner with this token, at --url; it need not be in the file
+    #[arg(long, short, env = "CI_SERVER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// GitLab's address, with --token
+    #[arg(long, short, env = "CI_SERVER_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// Every runner of the file
+    #[arg(long)]
+    pub all_runners: bool,
+    /// Certificates (PEM) to trust at GitLab, with --token
+    #[arg(long, env = "CI_SERVER_TLS_CA_FILE", value_name = "FILE")]
+    pub tls_ca_file: Option<String>,
+    /// Our own certificate (PEM) for GitLab, with --token
+    #[arg(long, env = "CI_SERVER_TLS_CERT_FILE", value_name = "FILE")]
+    pub tls_cert_file: Option<String>,
+    /// Its key
+    #[arg(long, env = "CI_SERVER_TLS_KEY_FILE", value_name = "FILE")]
+    pub tls_key_file: Option<String>,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

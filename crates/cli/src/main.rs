@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use cli::arguments::{Command, EXIT_CONFIGURATION, GantryCommand};
-use cli::{ci, local_node, manager_run, rbac, verify};
+use cli::{ci, local_node, manager_run, rbac, register, unregister, verify};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,6 +13,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => manager_run::run(&arguments),
         Command::Node(arguments) => local_node::run(&arguments),
         Command::Rbac(arguments) => rbac::run(&arguments),
+        Command::Register(arguments) => register::run(&arguments),
+        Command::Unregister(arguments) => unregister::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -6,9 +6,11 @@
 use crate::authority::Tls;
 use crate::{Connect, Error, wiring};
 use gitlab_api::Info;
-use gitlab_api::runners::Registered;
+use gitlab_api::runner::Features;
 use gitlab_client::{Client, ClientError};
 use job::Secret;
+
+pub use gitlab_api::runners::{Registered, Registration};
 
 /// Beginning of tokens that are made in GitLab, of runners with several managers.
 const NEW_KIND: &str = "glrt-";
@@ -38,6 +40,29 @@ impl Runner {
     /// Anything but a clear yes or no.
     pub async fn verify(&self) -> Result<Option<Registered>, ClientError> {
         self.client.verify_runner(&self.token, &self.info, &self.system_id).await
+    }
+
+    /// Makes a runner; the token of the entry is one that runners are made with.
+    ///
+    /// # Errors
+    /// When GitLab does not know the token, or could not be asked.
+    pub async fn register(&self, settings: Registration) -> Result<Registered, ClientError> {
+        // As GitLab Runner does: what a runner can do is told by the first call that it makes itself.
+        let info = Info { executor: String::new(), shell: String::new(), features: Features::default(), ..self.info.clone() };
+        let token = self.token.expose().to_owned();
+        self.client.register_runner(&Registration { token, info, ..settings }).await
+    }
+
+    /// Takes it away; of a runner that was made in GitLab only this manager.
+    ///
+    /// # Errors
+    /// When GitLab does not know the token, or could not be asked.
+    pub async fn unregister(&self) -> Result<(), ClientError> {
+        if is_of_new_kind(self.token.expose()) {
+            self.client.unregister_manager(&self.token, &self.system_id).await
+        } else {
+            self.client.unregister_runner(&self.token).await
+        }
     }
 
     /// Another token for it; this one is good for nothing from then on.

@@ -19,7 +19,7 @@ pub enum EditError {
     #[error("a time is not written as in RFC 3339")]
     Time,
     /// What would be written does not say what it should.
-    #[error("the token stands where it cannot be replaced for sure")]
+    #[error("the [[runners]] entries are written in a way that cannot be changed for sure")]
     Unclear,
 }
 
@@ -44,6 +44,25 @@ pub fn without(text: &str, entries: &[usize]) -> Result<String, EditError> {
         }
     }
     Ok(with_line_ends_of(text, document.to_string()))
+}
+
+/// The file with one more `[[runners]]` entry at its end.
+///
+/// # Errors
+/// When its entries are written in a way that nothing can be added to at the end.
+pub fn with_entry(text: &str, entry: &toml::Table) -> Result<String, EditError> {
+    let entries = toml::Table::from_iter([("runners".to_owned(), toml::Value::Array(vec![entry.clone().into()]))]);
+    let added = toml::to_string(&entries).map_err(|_| EditError::Unclear)?;
+    let gap = match text {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    let edited = format!("{text}{}", with_line_ends_of(text, format!("{gap}{added}")));
+    let mut expected = means(text)?;
+    let all = expected.entry("runners").or_insert_with(|| toml::Value::Array(Vec::new()));
+    all.as_array_mut().ok_or(EditError::Unclear)?.push(entry.clone().into());
+    if means(&edited)? == expected { Ok(edited) } else { Err(EditError::Unclear) }
 }
 
 /// A token in the place of another, with times in RFC 3339.
@@ -134,7 +153,7 @@ fn with_line_ends_of(text: &str, edited: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EditError, NewToken, with_token, without};
+    use super::{EditError, NewToken, with_entry, with_token, without};
 
     #[test]
     fn an_entry_goes_with_all_its_tables_and_the_rest_stays_byte_for_byte() {
@@ -161,6 +180,19 @@ mod tests {
         assert_eq!(without("concurrent = 1\n", &[0]), Err(EditError::NoEntry));
         assert_eq!(without("concurrent = \n", &[0]), Err(EditError::NotToml));
         assert_eq!(without("runners = [{name = 'a'}, {name = 'b'}]\n", &[0]).unwrap(), "runners = [ {name = 'b'}]\n");
+    }
+
+    #[test]
+    fn an_entry_is_added_at_the_end() {
+        let entry: toml::Table = "name = 'b'\nkubernetes.image = 'i'\nenvironment = ['A=b']".parse().unwrap();
+        let added = "[[runners]]\nenvironment = [\"A=b\"]\nname = \"b\"\n\n[runners.kubernetes]\nimage = \"i\"\n";
+        assert_eq!(with_entry("", &entry).unwrap(), added);
+        let old = "concurrent = 1\n[[runners]]\nname = 'a' # first\n[gantry]\nshared_limits = true";
+        assert_eq!(with_entry(old, &entry).unwrap(), format!("{old}\n\n{added}"));
+        assert_eq!(with_entry("concurrent = 1\r\n", &entry).unwrap(), format!("concurrent = 1\n\n{added}").replace('\n', "\r\n"));
+        let mixed = "a = 1\nb = 2\r\n";
+        assert!(with_entry(mixed, &entry).unwrap().starts_with(mixed));
+        assert_eq!(with_entry("runners = []\n", &entry), Err(EditError::Unclear));
     }
 
     fn new<'a>(token: &'a str, expires_at: &'a str) -> NewToken<'a> {

@@ -26,7 +26,6 @@ const STATUSES: &[(&str, &str)] = &[
     ("not applicable", "it belongs to other executors or systems, or has nothing to act on; the note says why"),
     ("accepted and reported", "it means nothing here; it is taken without complaint and said in the job's log"),
     ("later", "it waits for a capability of its own; a job that asks for it is told so"),
-    ("open", "not yet looked at, or not yet done"),
 ];
 /// What may come later: each is a capability of its own.
 const LATER: [&str; 3] = ["caches", "web terminals and service proxies", "secrets from external stores"];

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{delete, post};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +41,8 @@ impl Bench {
         let known = Arc::new(Mutex::new(Known { tokens, ..Known::default() }));
         let router = Router::new()
             .route("/api/v4/runners/verify", post(verify))
+            .route("/api/v4/runners", post(register).delete(remove))
+            .route("/api/v4/runners/managers", delete(remove))
             .route("/api/v4/runners/reset_authentication_token", post(reset))
             .layer(axum::middleware::from_fn_with_state(known.clone(), note))
             .with_state(known.clone());
@@ -139,4 +141,24 @@ async fn reset(State(known): State<Shared>, body: Bytes) -> Response {
     known.tokens.insert(new.clone(), id);
     let answer = json!({"id": id, "token": new, "token_expires_at": "2100-01-01T00:00:00.123Z"});
     (StatusCode::CREATED, axum::Json(answer)).into_response()
+}
+
+/// A runner with a number and a token of its own.
+async fn register(State(known): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(headers["RUNNER-TOKEN"], body["token"].as_str().unwrap());
+    let mut known = known.lock().unwrap();
+    if !known.tokens.contains_key(body["token"].as_str().unwrap()) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    known.tokens.insert("made-token-77".to_owned(), 77);
+    (StatusCode::CREATED, axum::Json(json!({"id": 77, "token": "made-token-77", "token_expires_at": null}))).into_response()
+}
+
+async fn remove(State(known): State<Shared>, body: Bytes) -> StatusCode {
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    match known.lock().unwrap().tokens.remove(body["token"].as_str().unwrap()) {
+        Some(_) => StatusCode::NO_CONTENT,
+        None => StatusCode::FORBIDDEN,
+    }
 }

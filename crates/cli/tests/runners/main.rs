@@ -1,5 +1,6 @@
 //! The commands about runners themselves, as processes, with a GitLab of this process. Nothing of it needs a node.
 
 mod bench;
+mod register;
 mod rotate;
 mod verify;
