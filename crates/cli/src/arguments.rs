@@ -40,6 +40,8 @@ pub enum Command {
     Register(Box<RegisterArguments>),
     /// Take runners away at GitLab and from the configuration
     Unregister(UnregisterArguments),
+    /// Replace tokens of runners, at GitLab and in the configuration
+    ResetToken(ResetTokenArguments),
     /// Ask GitLab whether it knows the runners of the configuration
     Verify(VerifyArguments),
 }
@@ -174,6 +176,30 @@ pub struct UnregisterArguments {
     /// Its key
     #[arg(long, env = "CI_SERVER_TLS_KEY_FILE", value_name = "FILE")]
     pub tls_key_file: Option<String>,
+}
+
+/// Arguments of `gantry reset-token`.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all have another token, 1 one has not, 2 bad configuration, or no runner is meant")]
+pub struct ResetTokenArguments {
+    /// Configuration file, GitLab Runner's config.toml
+    #[arg(long, short, env = "CONFIG_FILE", default_value = "/etc/gitlab-runner/config.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only runners of this name
+    #[arg(long, short, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Only runners of this GitLab
+    #[arg(long, short, value_name = "URL")]
+    pub url: Option<String>,
+    /// Only the runner of this number
+    #[arg(long, short, value_name = "NUMBER")]
+    pub id: Option<u64>,
+    /// Every runner of the file
+    #[arg(long)]
+    pub all_runners: bool,
+    /// Personal access token to ask with, instead of the token that is replaced
+    #[arg(long, value_name = "TOKEN")]
+    pub pat: Option<String>,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

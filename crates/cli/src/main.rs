@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use cli::arguments::{Command, EXIT_CONFIGURATION, GantryCommand};
-use cli::{ci, local_node, manager_run, rbac, register, unregister, verify};
+use cli::{ci, local_node, manager_run, rbac, register, reset_token, unregister, verify};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Rbac(arguments) => rbac::run(&arguments),
         Command::Register(arguments) => register::run(&arguments),
         Command::Unregister(arguments) => unregister::run(&arguments),
+        Command::ResetToken(arguments) => reset_token::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
     };
     result.unwrap_or_else(|error| {

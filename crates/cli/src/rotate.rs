@@ -6,7 +6,7 @@
 //! with files of their own cannot know of each other's tokens, and are told to turn this off.
 
 use crate::config_file::ConfigFile;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use manager::Connect;
 use manager::runners;
@@ -84,35 +84,67 @@ impl Rotation {
 
     async fn replace(&self, runner: &Runner, now: Timestamp) -> Result<Outcome> {
         let Some(mut file) = ConfigFile::try_open(&self.path)? else { return Ok(Outcome::NotOurs) };
-        let there = runner_config::parse(file.text()).map_err(|problems| anyhow::anyhow!("{problems}"))?.config.runners;
-        let is_it = |one: &Runner| one.url == runner.url && one.token == runner.token;
-        let entries: Vec<_> = there.iter().enumerate().filter(|(_, one)| is_it(one)).map(|(index, _)| index).collect();
-        let Some(newest) = there.iter().find(|one| is_it(one) && is_due(one, now)) else { return Ok(Outcome::NotOurs) };
-        let (text, obtained_at) = (file.text().to_owned(), format!("{now:.0}"));
-        let with = |token: &str, expires_at: &str| {
-            with_token(&text, &entries, &NewToken { token, obtained_at: &obtained_at, expires_at })
-        };
-        with(&newest.token, "").context("the token cannot be written")?;
-        let at_gitlab = runners::Runner::of(newest, &self.system_id, env!("CARGO_PKG_VERSION"), &self.connect)?;
-        let new = at_gitlab.reset_token().await?;
-        let expires_at = new.token_expires_at.unwrap_or_default();
-        let edited = match with(&new.token, &expires_at) {
-            Ok(edited) => edited,
-            Err(error) => {
-                tracing::warn!(runner.name = runner.name, %error, "GitLab did not say when the new token ends");
-                with(&new.token, "").context("the token cannot be written")?
-            }
-        };
-        let mut is_told = false;
-        while let Err(error) = file.replace(edited.clone()) {
-            if !std::mem::replace(&mut is_told, true) {
-                let file = self.path.display();
-                tracing::error!(%file, %error, "failed to write a new token, which nobody else has: tried until it can be written");
-            }
-            tokio::time::sleep(AGAIN).await;
+        let there = parse(file.text())?;
+        let is_ours = there.iter().any(|one| is_same(one, runner) && is_due(one, now));
+        if !is_ours {
+            return Ok(Outcome::NotOurs);
         }
+        renew(&mut file, runner, &Asker { system_id: &self.system_id, connect: &self.connect, person: None }).await?;
         Ok(Outcome::Replaced)
     }
+}
+
+/// Who asks GitLab for a token.
+pub struct Asker<'a> {
+    /// Which manager.
+    pub system_id: &'a str,
+    /// How GitLab is reached.
+    pub connect: &'a Connect,
+    /// A person's access token, instead of the token that is replaced.
+    pub person: Option<&'a str>,
+}
+
+/// Asks for another token of a runner, and writes it into its entries.
+///
+/// # Errors
+/// When the token could not be written down, which is tried first, or GitLab gives none.
+pub async fn renew(file: &mut ConfigFile, runner: &Runner, asker: &Asker<'_>) -> Result<()> {
+    let there = parse(file.text())?;
+    let entries: Vec<_> = there.iter().enumerate().filter(|(_, one)| is_same(one, runner)).map(|(index, _)| index).collect();
+    let newest = entries.first().and_then(|first| there.get(*first)).context("the file does not have it any more")?;
+    let (text, obtained_at) = (file.text().to_owned(), format!("{:.0}", Timestamp::now()));
+    let with =
+        |token: &str, expires_at: &str| with_token(&text, &entries, &NewToken { token, obtained_at: &obtained_at, expires_at });
+    with(&newest.token, "").context("the token cannot be written")?;
+    let at_gitlab = runners::Runner::of(newest, asker.system_id, env!("CARGO_PKG_VERSION"), asker.connect)?;
+    let new = match asker.person {
+        None => at_gitlab.reset_token().await?,
+        Some(_) if newest.id == 0 => bail!("the entry has no id, which a person has to name"),
+        Some(person) => at_gitlab.reset_token_as(newest.id, person).await?,
+    };
+    let edited = match with(&new.token, &new.token_expires_at.unwrap_or_default()) {
+        Ok(edited) => edited,
+        Err(error) => {
+            tracing::warn!(runner.name = runner.name, %error, "GitLab did not say when the new token ends");
+            with(&new.token, "").context("the token cannot be written")?
+        }
+    };
+    let mut is_told = false;
+    while let Err(error) = file.replace(edited.clone()) {
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::error!(%error, "failed to write a new token, which nobody else has: tried until it can be written");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<Vec<Runner>> {
+    Ok(runner_config::parse(text).map_err(|problems| anyhow::anyhow!("{problems}"))?.config.runners)
+}
+
+fn is_same(one: &Runner, other: &Runner) -> bool {
+    one.url == other.url && one.token == other.token
 }
 
 /// Whether three quarters of the life of a runner's token are over.

@@ -72,6 +72,14 @@ impl Runner {
     pub async fn reset_token(&self) -> Result<Registered, ClientError> {
         self.client.reset_token(&self.token).await
     }
+
+    /// The same for the runner of this number, asked for by a person with their access token.
+    ///
+    /// # Errors
+    /// When the person may not, or GitLab could not be asked; then it may have made a new one all the same.
+    pub async fn reset_token_as(&self, id: u64, person: &str) -> Result<Registered, ClientError> {
+        self.client.reset_token_as(id, &Secret::new(person)).await
+    }
 }
 
 /// Whether a token was made in GitLab, for a runner with several managers, and not by a registration.

@@ -43,6 +43,7 @@ impl Bench {
             .route("/api/v4/runners/verify", post(verify))
             .route("/api/v4/runners", post(register).delete(remove))
             .route("/api/v4/runners/managers", delete(remove))
+            .route("/api/v4/runners/{id}/reset_authentication_token", post(reset_as))
             .route("/api/v4/runners/reset_authentication_token", post(reset))
             .layer(axum::middleware::from_fn_with_state(known.clone(), note))
             .with_state(known.clone());
@@ -161,4 +162,9 @@ async fn remove(State(known): State<Shared>, body: Bytes) -> StatusCode {
         Some(_) => StatusCode::NO_CONTENT,
         None => StatusCode::FORBIDDEN,
     }
+}
+
+async fn reset_as(headers: HeaderMap) -> Response {
+    let person = headers["PRIVATE-TOKEN"].to_str().unwrap();
+    (StatusCode::CREATED, axum::Json(json!({"token": format!("glrt-by-{person}"), "token_expires_at": null}))).into_response()
 }

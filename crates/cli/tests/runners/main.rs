@@ -2,5 +2,6 @@
 
 mod bench;
 mod register;
+mod reset;
 mod rotate;
 mod verify;
