@@ -34,7 +34,7 @@ pub fn violations(world: &World) -> Vec<String> {
     let mut found = notes.violations.clone();
     found.extend(gitlab.mismatches.iter().map(|text| format!("mismatch: {text}")));
     for job in gitlab.jobs.values() {
-        ends_once(job, &mut found);
+        ends_once(job, world.schedule().calm, &mut found);
         is_verdict(job, &notes, &mut found);
         trace(job, &notes, &mut found);
         runs_once(job, &notes, &mut found);
@@ -49,7 +49,7 @@ pub fn violations(world: &World) -> Vec<String> {
 }
 
 /// A job that is lost is not over, one that is told twice has reports that differ.
-fn ends_once(job: &There, found: &mut Vec<String>) {
+fn ends_once(job: &There, calm: bool, found: &mut Vec<String>) {
     let id = job.job.id;
     if !matches!(job.state, State::Ended(_)) {
         found.push(format!("lost: job {id} is {:?}, handed out to {:?}", job.state, job.holders));
@@ -62,6 +62,9 @@ fn ends_once(job: &There, found: &mut Vec<String>) {
     let is_manager = |who: &str| who.starts_with('m');
     let replica = |who: &str| who.split('.').next().unwrap_or_default().to_owned();
     let (counted, later) = (&job.reports[first], &job.reports[first + 1..]);
+    if calm && !later.is_empty() {
+        found.push(format!("once: job {id} was reported again, and nothing had gone wrong: {:?}", job.reports));
+    }
     for report in later.iter().filter(|report| is_manager(&report.who) && is_manager(&counted.who)) {
         if report.state != counted.state {
             found.push(format!(

@@ -161,18 +161,28 @@ impl Client {
     /// When the server could not be asked, or answered something it should not.
     pub async fn update_job(&self, id: JobId, token: &Secret, body: &UpdateJob) -> Result<(UpdateOutcome, Hints), ClientError> {
         let call = Call::new("PUT", &update_job::path(id));
-        let make =
-            || self.http.put(call.url(&self.base)).timeout(transport::CALL).header(headers::JOB_TOKEN, token.expose()).json(body);
-        let response = self.send(&call, make).await?;
-        let hints = transport::hints(&response);
-        let outcome = match response.status().as_u16() {
-            200 => UpdateOutcome::Accepted,
-            202 => UpdateOutcome::StillChecking,
-            412 => UpdateOutcome::TraceMismatch,
-            403 | 404 => UpdateOutcome::Gone,
-            _ => return Err(transport::unexpected(&call, response).await),
-        };
-        Ok((outcome, hints))
+        let response = self.send(&call, || self.update(&call, token, body)).await?;
+        updated(&call, response).await
+    }
+
+    /// The same, tried once: for a report whose sender has to know before every try that the job is still its own.
+    ///
+    /// # Errors
+    /// As [`Self::update_job`], and when the server is busy.
+    pub async fn update_job_once(
+        &self,
+        id: JobId,
+        token: &Secret,
+        body: &UpdateJob,
+    ) -> Result<(UpdateOutcome, Hints), ClientError> {
+        let call = Call::new("PUT", &update_job::path(id));
+        let response = self.send_once(&call, self.update(&call, token, body)).await?;
+        updated(&call, response).await
+    }
+
+    fn update(&self, call: &Call, token: &Secret, body: &UpdateJob) -> reqwest::RequestBuilder {
+        let request = self.http.put(call.url(&self.base)).timeout(transport::CALL);
+        request.header(headers::JOB_TOKEN, token.expose()).json(body)
     }
 
     /// Appends to the trace; tried once.
@@ -208,6 +218,18 @@ impl Client {
     fn post(&self, call: &Call) -> reqwest::RequestBuilder {
         self.http.post(call.url(&self.base)).timeout(transport::LONG_CALL).header("Accept", "application/json")
     }
+}
+
+async fn updated(call: &Call, response: reqwest::Response) -> Result<(UpdateOutcome, Hints), ClientError> {
+    let hints = transport::hints(&response);
+    let outcome = match response.status().as_u16() {
+        200 => UpdateOutcome::Accepted,
+        202 => UpdateOutcome::StillChecking,
+        412 => UpdateOutcome::TraceMismatch,
+        403 | 404 => UpdateOutcome::Gone,
+        _ => return Err(transport::unexpected(call, response).await),
+    };
+    Ok((outcome, hints))
 }
 
 fn base(config: &ClientConfig) -> Result<String, ClientError> {

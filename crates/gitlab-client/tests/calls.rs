@@ -193,6 +193,17 @@ async fn an_update_says_how_the_job_ended_and_its_answers_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_update_is_tried_again_while_gitlab_is_busy_and_one_that_is_to_be_sent_once_is_not() {
+    let report = UpdateJob { state: "success".into(), ..UpdateJob::default() };
+    let server = Server::default().then(503, &[], "").then(200, &[], "");
+    assert_eq!(server.client().update_job(9, &Secret::new("job"), &report).await.unwrap().0, UpdateOutcome::Accepted);
+    let server = Server::default().then(503, &[("Retry-After", "7")], "");
+    let error = server.client().update_job_once(9, &Secret::new("job"), &report).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    server.only();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_piece_of_a_trace_says_where_it_belongs_and_its_answers_are_told_apart() {
     for (status, headers, expected) in [
         (202, &[][..], PatchOutcome::Accepted),

@@ -28,6 +28,8 @@ use tokio::time::Instant;
 /// A job's end is told for at least this long, and for the job's own time if that is longer.
 const TELLING: Duration = Duration::from_secs(3600);
 const DELETING: Duration = Duration::from_secs(600);
+/// A server that wants to be left alone for longer is asked again all the same.
+const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// How often GitLab may answer that it still checks the trace.
 const CHECKS: u32 = 10;
 /// Somebody else writes to the trace at the same time: the agent's last bytes on their way.
@@ -178,7 +180,8 @@ async fn tell(manager: &Manager, job: &Tracked, told: &Told) -> bool {
                     tracing::error!(job.id = job.id, pod.name = job.pod, error, "GitLab was never told how the job ended");
                     return true;
                 }
-                let (pause, error) = (backoff.pause(), cluster::chain(&error));
+                let (pause, asked) = (backoff.pause(), error.retry_after().unwrap_or_default());
+                let (pause, error) = (pause.max(asked.min(LONGEST_ASKED)), cluster::chain(&error));
                 tracing::warn!(job.id = job.id, error, pause_ms = pause.as_millis(), "failed to tell GitLab how the job ended");
                 pause
             }
@@ -255,7 +258,8 @@ impl Report<'_> {
             output,
             ..UpdateJob::default()
         };
-        let (outcome, hints) = self.job.runner.gitlab().update_job(self.job.id, &self.job.token, &body).await?;
+        // Once for each proof: while GitLab asks us to wait the job may become another's.
+        let (outcome, hints) = self.job.runner.gitlab().update_job_once(self.job.id, &self.job.token, &body).await?;
         match outcome {
             UpdateOutcome::Accepted | UpdateOutcome::Gone => Ok(None),
             UpdateOutcome::StillChecking if self.checks >= CHECKS => Ok(None),

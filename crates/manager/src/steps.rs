@@ -185,16 +185,20 @@ pub async fn from_the_pod(manager: Arc<Manager>, job: Tracked, launched: bool, f
 
 /// A job that cannot be stored or understood: GitLab is told why.
 pub async fn refuse(manager: &Manager, job: &Tracked, told: Told) {
-    if !matches!(confirm::confirm(manager, job, confirm::Since::Now).await, Confirmed::Forgotten | Confirmed::Begun) {
-        finish::finish(manager, job, told).await;
+    match confirm::confirm(manager, job, confirm::Since::Now).await {
+        Confirmed::Forgotten => {}
+        Confirmed::Begun => confirm::left_to_another(job),
+        Confirmed::Ours | Confirmed::Canceling => finish::finish(manager, job, told).await,
     }
 }
 
 /// Makes the pod of a job that is ours; `false` when the job is over.
 async fn from_confirmation(manager: &Manager, job: &Tracked, confirmed: Confirmed, pod: Result<Pod, Told>) -> bool {
     let launched = match (confirmed, pod) {
-        // What has begun before we made a pod has begun elsewhere.
         (Confirmed::Forgotten | Confirmed::Begun, _) => {
+            if confirmed == Confirmed::Begun {
+                confirm::left_to_another(job);
+            }
             // Whoever has it otherwise does the same.
             let _ = store::delete(manager, job).await;
             return false;

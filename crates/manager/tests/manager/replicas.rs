@@ -209,6 +209,25 @@ async fn a_manager_that_told_gitlab_nothing_before_its_lease_expired_tells_nothi
     two.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_report_that_gitlab_puts_off_is_not_sent_by_a_manager_that_lost_the_job_meanwhile() {
+    let bench = Bench::start().await;
+    let (one, two, _) = with_job(&bench, 7).await;
+    bench.gitlab.with_job(7, |job| job.put_off = Some(120));
+    let verdict = json!({"state": "failed", "failure_reason": "script_failure", "message": "exit code 3", "reported": false});
+    bench.set_status(&pod(7), ended(&verdict));
+    until("the report", || bench.gitlab.job(7).reports == 1).await;
+    one.set_api_away(true);
+    // Its Lease expires, and the other one adopts the job, tells and cleans up.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    bench.wait_for_nothing().await;
+    assert_eq!((bench.gitlab.job(7).reports, bench.gitlab.job(7).finals()), (2, 1));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(bench.gitlab.job(7).reports, 2, "the first manager's wait is over, and the job is not its own");
+    one.kill().await;
+    two.stop().await;
+}
+
 #[tokio::test]
 async fn of_two_processes_with_one_system_id_the_older_lets_go_and_ends_when_the_newer_is_gone() {
     let bench = Bench::start().await;

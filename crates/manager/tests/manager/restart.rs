@@ -90,6 +90,32 @@ async fn a_stored_job_that_gitlab_has_given_to_somebody_else_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_stored_job_whose_trace_gitlab_does_not_show_yet_gets_no_pod_until_it_does() {
+    for begun in [true, false] {
+        let bench = Bench::start().await;
+        stored(&bench).await;
+        bench.gitlab.with_job(7, |job| {
+            job.trace = if begun { b"another runner\n".to_vec() } else { Vec::new() };
+            job.refuse_patches = 3;
+        });
+        let is_pod = |call: &&String| call.contains("POST") && call.contains("/pods") && !call.contains("dryRun");
+        let pods = |bench: &Bench| bench.calls().iter().filter(is_pod).count();
+        let (before, looks) = (pods(&bench), bench.gitlab.job(7).misplaced);
+        let manager = bench.manager(2, "");
+        until("a look at the trace", || bench.gitlab.job(7).misplaced > looks).await;
+        if begun {
+            bench.gitlab.with_job(7, |job| (job.gone, job.status) = (true, "success".to_owned()));
+        } else {
+            let name = bench.wait_for_pod(7).await;
+            bench.set_status(&name, reported());
+        }
+        bench.wait_for_nothing().await;
+        assert_eq!((pods(&bench) > before, bench.gitlab.job(7).refuse_patches), (!begun, 0));
+        manager.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn leftovers_without_a_partner_are_swept_and_nothing_of_others_is_touched() {
     let bench = Bench::start().await;
     // Of a manager that is gone a pod without a plan is a leftover as well.

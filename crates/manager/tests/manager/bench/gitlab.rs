@@ -60,6 +60,12 @@ pub struct JobThere {
     on_trial: Option<(Instant, Value)>,
     /// Updates are answered as if GitLab were out of order.
     pub refuse_updates: bool,
+    /// The next report is answered with 503 and these seconds to wait.
+    pub put_off: Option<u64>,
+    /// Reports that came, whatever the answer.
+    pub reports: usize,
+    /// Patches that are answered with 503.
+    pub refuse_patches: usize,
     /// Patches that began somewhere else than at the end of the trace.
     pub misplaced: usize,
     /// A patch counts and its answer is lost.
@@ -257,8 +263,14 @@ async fn update(State(gitlab): State<Gitlab>, Path(id): Path<u64>, body: Bytes) 
     let waits = known.queue.iter().any(|payload| payload["id"] == id);
     let job = known.jobs.entry(id).or_default();
     let update: UpdateJob = serde_json::from_slice(&body).unwrap();
+    job.reports += usize::from(update.state != "running");
     if job.gone || job.finals() > 0 || waits {
         return StatusCode::FORBIDDEN.into_response();
+    }
+    if update.state != "running"
+        && let Some(seconds) = job.put_off.take()
+    {
+        return (StatusCode::SERVICE_UNAVAILABLE, [("Retry-After", seconds.to_string())]).into_response();
     }
     job.on_trial = None;
     if job.refuse_updates {
@@ -275,6 +287,10 @@ async fn append(State(gitlab): State<Gitlab>, Path(id): Path<u64>, headers: Head
     if job.gone || job.finals() > 0 {
         // GitLab names the state of a job that does not run; a token that is good for nothing names no job.
         return if job.status.is_empty() { StatusCode::FORBIDDEN.into_response() } else { answer(job, 403) };
+    }
+    if job.refuse_patches > 0 {
+        job.refuse_patches -= 1;
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let range = headers.get(headers::CONTENT_RANGE).and_then(|value| trace::parse_content_range(value.to_str().ok()?));
     let (start, end) = range.expect("a patch has a range");
