@@ -400,9 +400,16 @@ fn shown(problems: &[Problem]) -> String {
 /// Every mistake, when there is one that makes the file useless.
 pub fn parse(text: &str) -> Result<Parsed, Problems> {
     let mut unread = Vec::new();
-    let document = toml::Deserializer::parse(text).map_err(|error| Problems(vec![problem(text, &error)]))?;
-    let config: Config = serde_ignored::deserialize(document, |path| unread.push(path.to_string()))
-        .map_err(|error| Problems(vec![problem(text, &error)]))?;
+    let note = |path: serde_ignored::Path<'_>| unread.push(path.to_string());
+    let failed = |error: toml::de::Error| Problems(vec![problem(text, &error)]);
+    let mut tables: toml::Table = toml::from_str(text).map_err(failed)?;
+    // What has another spelling in the text cannot be read from it, so a mistake there has no line.
+    let config: Result<Config, _> = if keys::respell(&mut tables) {
+        serde_ignored::deserialize(toml::Value::Table(tables), note)
+    } else {
+        serde_ignored::deserialize(toml::Deserializer::parse(text).map_err(failed)?, note)
+    };
+    let config = config.map_err(failed)?;
     let warnings = unread.iter().map(|path| keys::unread(text, path)).collect();
     let mistakes = mistakes(&config);
     if mistakes.is_empty() { Ok(Parsed { config, warnings }) } else { Err(Problems(mistakes)) }

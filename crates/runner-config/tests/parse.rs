@@ -55,6 +55,26 @@ fn the_namespaces_of_all_runners_are_told_once_each() {
 }
 
 #[test]
+fn keys_count_in_any_case_and_the_known_spelling_before_others() {
+    let other = GOOD.replace("concurrent", "Concurrent").replace("[[runners]]", "[[Runners]]").replace("[runners.", "[Runners.");
+    let other = other.replace("url =", "URL =").replace("kubernetes.node_selector", "Kubernetes.Node_Selector");
+    let other = other.replace("[Runners.kubernetes]", "[Runners.Kubernetes]").replace("memory_limit", "Memory_Limit");
+    let parsed = parse(&other).unwrap();
+    assert_eq!((&parsed.config, parsed.warnings.len()), (&parse(GOOD).unwrap().config, 0), "{other}");
+    // Names that a user gives are no keys.
+    let named = GOOD.replace("arch = \"amd64\"", "Arch = \"amd64\"\nLimit = \"x\"");
+    let selector = &parse(&named).unwrap().config.runners[0].kubernetes.node_selector;
+    assert_eq!((selector["Arch"].as_str(), selector["Limit"].as_str()), ("amd64", "x"));
+    let both = parse(&GOOD.replace("concurrent = 10", "CONCURRENT = 4\nconcurrent = 10")).unwrap();
+    assert_eq!((both.config.concurrent(), both.warnings.len()), (10, 1));
+    let wrong = parse(&GOOD.replace("concurrent = 10", "Concurrent = \"many\"")).unwrap_err().to_string();
+    assert!(wrong.contains("expected u32") && !wrong.contains("many"), "{wrong}");
+    let unknown = parse(&other.replace("namespace =", "Helper_Image_Flavor = \"alpine\"\nnamespace =")).unwrap().warnings;
+    let told: Vec<_> = unknown.iter().map(|one| (one.line, one.message.as_str())).collect();
+    assert_eq!(told, [(10, "runners.kubernetes.helper_image_flavor is not supported by gantry yet and has no effect")]);
+}
+
+#[test]
 fn keys_that_are_not_read_are_told_apart() {
     let text = GOOD.replace("memory_limit", "helper_image_flavor = \"alpine\"\nmemory_limt");
     let warnings = parse(&text).unwrap().warnings;
