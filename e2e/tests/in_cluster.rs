@@ -95,7 +95,16 @@ fn of<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     Ok(serde_json::from_value(value)?)
 }
 
+/// The log of the manager. Its job may be over before the API hears from the kubelet that the manager has started.
 async fn log(target: &Target, namespace: &str) -> Result<String> {
     let pods: Api<Pod> = Api::namespaced(target.client.clone(), namespace);
-    pods.logs(NAME, &LogParams::default()).await.context("failed to read the manager's log")
+    let begun = Instant::now();
+    loop {
+        match pods.logs(NAME, &LogParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 400 && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            read => return read.context("failed to read the manager's log"),
+        }
+    }
 }
