@@ -5,6 +5,7 @@
 //! a mount of its own.
 
 use anyhow::{Context, Result, bail};
+use runner_config::Runner;
 use std::fs::{File, Metadata, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -78,6 +79,20 @@ impl ConfigFile {
         new.persist(&self.path).map_err(|failed| failed.error)?;
         self.text = text;
         self.directory.sync_all()
+    }
+
+    /// Takes entries out; `all` are those that it has.
+    ///
+    /// # Errors
+    /// When it cannot be changed or written.
+    pub fn remove(&mut self, all: &[Runner], gone: &[&Runner]) -> Result<()> {
+        let is_gone = |runner: &Runner| gone.iter().any(|one| one.is_same(runner));
+        let entries: Vec<_> = all.iter().enumerate().filter(|(_, runner)| is_gone(runner)).map(|(index, _)| index).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let text = runner_config::edit::without(&self.text, &entries)?;
+        self.replace(text).with_context(|| format!("failed to write {}", self.path.display()))
     }
 }
 

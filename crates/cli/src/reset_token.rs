@@ -21,11 +21,11 @@ pub fn run(arguments: &ResetTokenArguments) -> Result<ExitCode> {
         bail!("which runner? --name, --url, --id or --all-runners say so");
     }
     let mut file = ConfigFile::open(path)?;
-    let parsed = runner_config::parse(file.text()).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
+    let parsed = runner_config::parse(file.text()).with_context(|| path.display().to_string())?;
     let mut meant: Vec<_> = parsed.config.runners.into_iter().filter(|runner| is_meant(runner, arguments)).collect();
     // Entries with one token have one runner.
     meant.sort_by(|one, other| (&one.url, &one.token).cmp(&(&other.url, &other.token)));
-    meant.dedup_by(|one, other| one.url == other.url && one.token == other.token);
+    meant.dedup_by(|one, other| one.is_same(other));
     if meant.is_empty() {
         bail!("{}: no runner has this name, URL and id", path.display());
     }

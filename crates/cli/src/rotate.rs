@@ -85,7 +85,7 @@ impl Rotation {
     async fn replace(&self, runner: &Runner, now: Timestamp) -> Result<Outcome> {
         let Some(mut file) = ConfigFile::try_open(&self.path)? else { return Ok(Outcome::NotOurs) };
         let there = parse(file.text())?;
-        let is_ours = there.iter().any(|one| is_same(one, runner) && is_due(one, now));
+        let is_ours = there.iter().any(|one| one.is_same(runner) && is_due(one, now));
         if !is_ours {
             return Ok(Outcome::NotOurs);
         }
@@ -110,7 +110,7 @@ pub struct Asker<'a> {
 /// When the token could not be written down, which is tried first, or GitLab gives none.
 pub async fn renew(file: &mut ConfigFile, runner: &Runner, asker: &Asker<'_>) -> Result<()> {
     let there = parse(file.text())?;
-    let entries: Vec<_> = there.iter().enumerate().filter(|(_, one)| is_same(one, runner)).map(|(index, _)| index).collect();
+    let entries: Vec<_> = there.iter().enumerate().filter(|(_, one)| one.is_same(runner)).map(|(index, _)| index).collect();
     let newest = entries.first().and_then(|first| there.get(*first)).context("the file does not have it any more")?;
     let (text, obtained_at) = (file.text().to_owned(), format!("{:.0}", Timestamp::now()));
     let with =
@@ -140,11 +140,7 @@ pub async fn renew(file: &mut ConfigFile, runner: &Runner, asker: &Asker<'_>) ->
 }
 
 fn parse(text: &str) -> Result<Vec<Runner>> {
-    Ok(runner_config::parse(text).map_err(|problems| anyhow::anyhow!("{problems}"))?.config.runners)
-}
-
-fn is_same(one: &Runner, other: &Runner) -> bool {
-    one.url == other.url && one.token == other.token
+    Ok(runner_config::parse(text)?.config.runners)
 }
 
 /// Whether three quarters of the life of a runner's token are over.

@@ -28,11 +28,8 @@ pub fn run(arguments: &UnregisterArguments) -> Result<ExitCode> {
     let gone = runtime.block_on(take_away(&meant, &system_id));
     runtime.shutdown_background();
     let gone = gone?;
-    let is_gone = |runner: &Runner| gone.iter().any(|one| one.url == runner.url && one.token == runner.token);
-    let entries: Vec<_> = known.iter().enumerate().filter(|(_, runner)| is_gone(runner)).map(|(index, _)| index).collect();
-    if let Some(file) = file.as_mut().filter(|_| !entries.is_empty()) {
-        let text = runner_config::edit::without(file.text(), &entries)?;
-        file.replace(text).with_context(|| format!("failed to write {}", path.display()))?;
+    if let Some(file) = &mut file {
+        file.remove(&known, &gone)?;
     }
     if gone.len() < meant.len() {
         eprintln!("gantry: Failed to unregister all runners");
@@ -48,7 +45,7 @@ fn known(text: &str) -> Result<Vec<Runner>> {
     if table.get("runners").is_none_or(|runners| runners.as_array().is_some_and(Vec::is_empty)) {
         return Ok(Vec::new());
     }
-    Ok(runner_config::parse(text).map_err(|problems| anyhow::anyhow!("{problems}"))?.config.runners)
+    Ok(runner_config::parse(text)?.config.runners)
 }
 
 fn meant(known: &[Runner], arguments: &UnregisterArguments) -> Result<Vec<Runner>> {

@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn run(arguments: &VerifyArguments) -> Result<ExitCode> {
     let path = &arguments.config;
     let text = std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    let parsed = runner_config::parse(&text).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
+    let parsed = runner_config::parse(&text).with_context(|| path.display().to_string())?;
     let meant: Vec<_> = parsed.config.runners.into_iter().filter(|runner| is_meant(runner, arguments)).collect();
     if meant.is_empty() {
         bail!("{}: no runner has this name, token and URL", path.display());
@@ -80,9 +80,6 @@ fn say(line: &str) -> Result<()> {
 /// Takes entries out of the file as it is now.
 fn remove(path: &Path, gone: &[&Runner]) -> Result<()> {
     let mut file = ConfigFile::open(path)?;
-    let now = runner_config::parse(file.text()).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?;
-    let is_gone = |runner: &Runner| gone.iter().any(|one| one.url == runner.url && one.token == runner.token);
-    let entries = now.config.runners.iter().enumerate().filter(|(_, runner)| is_gone(runner)).map(|(index, _)| index);
-    let text = runner_config::edit::without(file.text(), &entries.collect::<Vec<_>>())?;
-    file.replace(text).with_context(|| format!("failed to write {}", path.display()))
+    let now = runner_config::parse(file.text()).with_context(|| path.display().to_string())?;
+    file.remove(&now.config.runners, gone)
 }

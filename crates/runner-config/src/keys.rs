@@ -19,14 +19,14 @@ pub fn respell(document: &mut Table) -> bool {
 }
 
 fn respell_below(table: &mut Table, path: &str, known: &[String]) -> bool {
-    let child = |name: &str| -> Option<String> { Some(name.strip_prefix(path)?.split('.').next()?.to_owned()) };
-    let here: Vec<_> = known.iter().filter_map(|name| child(name)).collect();
+    let here: Vec<_> = known.iter().filter_map(|name| name.strip_prefix(path)?.split('.').next()).collect();
     let mut changed = false;
     for name in table.keys().cloned().collect::<Vec<_>>() {
-        let other = here.iter().find(|one| one.eq_ignore_ascii_case(&name)).filter(|_| !here.contains(&name));
-        if let Some(spelling) = other.filter(|one| !table.contains_key(*one)) {
-            let value = table.remove(&name).unwrap_or_else(|| Value::Table(Table::new()));
-            table.insert(spelling.clone(), value);
+        let other = here.iter().copied().find(|one| one.eq_ignore_ascii_case(&name)).filter(|_| !here.contains(&name.as_str()));
+        if let Some(spelling) = other.filter(|one| !table.contains_key(*one))
+            && let Some(value) = table.remove(&name)
+        {
+            table.insert(spelling.to_owned(), value);
             changed = true;
         }
         let name = other.unwrap_or(&name);

@@ -533,4 +533,9 @@ impl Runner {
         let end = bare.char_indices().nth(8).map_or(bare.len(), |(at, _)| at);
         &bare[..end]
     }
+
+    /// Whether another entry is of the same runner at GitLab: one address, one token.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.url == other.url && self.token == other.token
+    }
 }

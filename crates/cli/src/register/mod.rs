@@ -36,9 +36,8 @@ pub fn run(arguments: &RegisterArguments) -> Result<ExitCode> {
     make(path).with_context(|| format!("failed to write {}", path.display()))?;
     let mut file = ConfigFile::open(path)?;
     let whole = with_entry(file.text(), &entry)?;
-    let whole = runner_config::parse(&whole).map_err(|problems| anyhow::anyhow!("{}: {problems}", path.display()))?.config;
-    let same = |one: &&runner_config::Runner| one.url == runner.url && one.token == runner.token;
-    if whole.runners.iter().filter(same).count() > 1 {
+    let whole = runner_config::parse(&whole).with_context(|| path.display().to_string())?.config;
+    if whole.runners.iter().filter(|one| one.is_same(&runner)).count() > 1 {
         eprintln!("gantry: this token is registered in {} already; its jobs are now asked for twice", path.display());
     }
     let system_id = system_id(&path.with_file_name(SYSTEM_ID_FILE))?;
